@@ -1,0 +1,16 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* State files: read whole, replaced atomically (write, fsync, rename, fsync of the directory). */
+#pragma once
+
+#include <stddef.h>
+
+/** Reads DIR/NAME whole. *@ret_buf is malloc'ed and NUL-terminated behind its *@ret_len bytes. */
+int file_read(int dirfd, const char *name, size_t max, char **ret_buf, size_t *ret_len);
+/**
+ * Replaces DIR/NAME with @len bytes so that a crash at any instant leaves the old or the new
+ * contents, and a return of 0 means that the new ones are on stable storage. Mode 0600. Blocks: not
+ * for a reactor's thread.
+ */
+int file_replace(int dirfd, const char *name, const void *buf, size_t len);
+/** Removes DIR/NAME durably; 0 too when it is not there. */
+int file_remove(int dirfd, const char *name);

@@ -1,0 +1,60 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Mutexes with ranks. A thread may take a lock only when its rank is higher than that of every lock
+ * it holds; builds without NDEBUG check this at each lock and abort with both names, so that a
+ * wrong order is found by the first test that walks the path, not by the deadlock. All ranks of
+ * the appliance stand in one table below, outermost first. No lock is held across I/O.
+ */
+#pragma once
+
+#include <pthread.h>
+#include <stdbool.h>
+
+#define LOCK_RANKS(X)                                                              \
+	X(CONTROL, "control: declared configuration and the objects made from it") \
+	X(REGISTRY, "tables of LUNs, targets, exports by name")                    \
+	X(SCSI_TARGET, "a SCSI target: its LU map and its nexuses")                \
+	X(SCSI_LU, "a logical unit: reservations, mode pages, unit attentions")    \
+	X(FRONT, "a front's shared state")                                         \
+	X(LUN_SLOW, "a LUN's slow state: size, holders, sessions")                 \
+	X(LUN_RANGE, "a LUN's range lock table")                                   \
+	X(STORE, "a backing store's own state")                                    \
+	X(WORKER, "the worker pool's queue")                                       \
+	X(LEAF, "a short leaf lock that takes no other")                           \
+	X(LOG, "the log's rate limiter")
+
+enum lock_rank {
+#define X(name, what) LOCK_RANK_##name,
+	LOCK_RANKS(X)
+#undef X
+		LOCK_RANK_COUNT
+};
+
+struct mutex {
+	pthread_mutex_t m;
+	enum lock_rank rank;
+};
+
+#define MUTEX_INIT(rank)                        \
+	{                                       \
+		PTHREAD_MUTEX_INITIALIZER, rank \
+	}
+
+void mutex_init(struct mutex *m, enum lock_rank rank);
+void mutex_destroy(struct mutex *m);
+void mutex_lock(struct mutex *m);
+void mutex_unlock(struct mutex *m);
+/** Waits on @cond with @m held, as pthread_cond_wait(3). */
+void mutex_wait(struct mutex *m, pthread_cond_t *cond);
+/** Asserts that the calling thread holds @m (builds without NDEBUG). */
+void mutex_assert_held(struct mutex *m);
+
+static inline void cleanup_mutex_unlock(struct mutex **m)
+{
+	if (*m)
+		mutex_unlock(*m);
+}
+/** Holds @m until the end of the scope. */
+#define mutex_scope(mtx)                                                                          \
+	struct mutex *scope_lock_ __attribute__((cleanup(cleanup_mutex_unlock), unused)) = (mtx); \
+	mutex_lock(scope_lock_)

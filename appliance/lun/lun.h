@@ -1,0 +1,212 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * A LUN: a backing store, a geometry, an identity, a range lock, counters - and the one entrance
+ * for I/O, whatever the front. Everything the fronts promise about ordering is promised here:
+ *
+ *  - two writes (WRITE, UNMAP, ZERO, WRITE_SAME, COMPARE_AND_WRITE, OR_WRITE, COPY's destination)
+ * that overlap - or share a write unit of the store - never run side by side;
+ *  - COMPARE_AND_WRITE, OR_WRITE and writes with LUN_IO_ATOMIC are indivisible to reads too;
+ *  - waiters are served first come, first served among those that overlap, so nobody starves;
+ *  - an op is acknowledged (done) only when its effect is visible to every later op.
+ *
+ * Ops work in bytes; fronts that speak blocks multiply. An unaligned range is carried out by the
+ * store.
+ */
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/uio.h>
+
+#include "base/list.h"
+#include "base/lock.h"
+#include "base/metric.h"
+#include "base/reason.h"
+#include "block/block.h"
+#include "event/iobuf.h"
+#include "event/reactor.h"
+#include "lun/range_lock.h"
+
+#define LUN_NAME_MAX 63 /* [A-Za-z0-9][A-Za-z0-9._-]* */
+
+enum lun_op {
+	LUN_READ,
+	LUN_WRITE,
+	LUN_FLUSH,
+	LUN_UNMAP,	       /* deallocate; reads as zeros afterwards */
+	LUN_ZERO,	       /* reads as zeros; LUN_IO_MAY_UNMAP, LUN_IO_FAST */
+	LUN_WRITE_SAME,	       /* the pattern in iov (pattern_len bytes) repeated over len */
+	LUN_VERIFY,	       /* iov holds len bytes to compare; niov 0: only read (media check) */
+	LUN_COMPARE_AND_WRITE, /* iov holds 2*len bytes: compare, then write */
+	LUN_OR_WRITE,	       /* iov holds len bytes, ORed into the medium */
+	LUN_COPY,	       /* from src_off of @src */
+	LUN_STATUS,	       /* extents */
+	LUN_PREFETCH,
+	LUN_OP_COUNT
+};
+
+enum lun_io_flags {
+	LUN_IO_FUA = 1 << 0,
+	LUN_IO_MAY_UNMAP = 1 << 1,
+	LUN_IO_FAST = 1 << 2,	    /* ZERO: -EOPNOTSUPP rather than slow */
+	LUN_IO_ATOMIC = 1 << 3,	    /* WRITE: all or nothing to every reader */
+	LUN_IO_AUTHORIZED = 1 << 4, /* the caller has checked reservations itself (SCSI) */
+	LUN_IO_DPO = 1 << 5,	    /* do not keep in the cache */
+};
+
+/** Counters of one LUN, or of one session on it. The op classes of reports. */
+enum lun_class {
+	LUN_CLASS_READ,
+	LUN_CLASS_WRITE,
+	LUN_CLASS_UNMAP,
+	LUN_CLASS_FLUSH,
+	LUN_CLASS_OTHER,
+	LUN_CLASS_COUNT
+};
+
+struct lun_counters {
+	metric_counter ops[LUN_CLASS_COUNT];
+	metric_counter bytes[LUN_CLASS_COUNT];
+	metric_counter errors[LUN_CLASS_COUNT];
+	struct metric_hist latency[LUN_CLASS_COUNT];
+	metric_counter inflight;
+	metric_counter conflicts; /* ops that had to wait for an overlapping one */
+};
+
+struct lun;
+
+struct lun_io {
+	/* --- set by the caller, constant until done --- */
+	enum lun_op op;
+	unsigned flags;
+	uint64_t off, len; /* bytes */
+	const struct iovec
+		*iov; /* see the op; the caller's memory, untouched by others until done */
+	int niov;
+	int reg_index;	      /* registered buffer of iov[0] when niov == 1; else -1 */
+	uint32_t pattern_len; /* WRITE_SAME: bytes, divides len */
+	struct lun *src;      /* COPY */
+	uint64_t src_off;
+	struct block_extent *extents; /* STATUS */
+	unsigned n_extents;	      /* in: room, out: filled */
+	struct reactor *reactor; /* lun_submit: calls and completes on this thread; lun_run: NULL */
+	struct lun_counters *session; /* also counted here; may be NULL */
+	void (*done)(struct lun_io *io);
+
+	/* --- result --- */
+	int err; /* 0 or -errno: the store's, -EILSEQ: VERIFY/CAW miscompare, -EPERM: fenced or
+		    read-only */
+	uint64_t miscompare_off; /* byte offset in the range, with -EILSEQ */
+
+	/* --- the LUN's --- */
+	struct lun *lun;
+	uint64_t start_ns;
+	struct range_lock_req lock, src_lock;
+	struct block_io bio;
+	struct iobuf *bounce;
+	uint64_t progress;
+	int step;
+	struct iovec iov1;
+	struct iobuf_waiter mem_wait;
+};
+
+/** Starts @io; done() is called exactly once on io->reactor's thread, maybe before this returns. */
+void lun_submit(struct lun *lun, struct lun_io *io);
+/** Does @io on the calling thread (which may block); returns and sets io->err. No reactor needed.
+ */
+int lun_run(struct lun *lun, struct lun_io *io);
+
+/* --- identity --- */
+
+struct lun_identity {
+	uint8_t uuid[16]; /* random (version 4), drawn once, kept in the state directory */
+	uint8_t naa[16]; /* NAA 6h, locally derived from the UUID (SPC-4 7.8.6.6: type 3h would be 8
+			    bytes) */
+	uint8_t naa_len; /* 8 (NAA 3h, locally assigned) or 16 */
+	uint8_t eui64[8];    /* EUI-64 form of the same */
+	char serial[37];     /* the UUID in text form; unit serial number */
+	uint32_t generation; /* of the state record */
+};
+
+/* --- life --- */
+
+struct lun_options {
+	const char *name;
+	const char *path; /* backing file or device */
+	enum block_mode mode;
+	bool read_only, removable;
+	bool create;
+	uint64_t size;	     /* with create; bytes */
+	uint32_t block_size; /* 512 (default when 0) or 4096 */
+	int state_dirfd;  /* where identities are kept; -1: derive the UUID from the path and inode
+			   */
+	const char *uuid; /* text; NULL: from state or drawn */
+	const char *description; /* NBD export description etc.; may be NULL */
+};
+
+/** Opens the store and makes the LUN, with one reference. Blocks. Errors as block_open_file(). */
+int lun_open(const struct lun_options *opt, struct lun **ret_lun, struct reason *why);
+/** Makes a LUN on a store that is open already (taken over on success). For other kinds of store
+ * and tests. */
+int lun_create(const struct lun_options *opt, struct block_store *store, struct lun **ret_lun,
+	       struct reason *why);
+struct lun *lun_ref(struct lun *lun);
+/** Drops a reference; the last one closes the store (blocks on fsync: not from a reactor's hot
+ * path). */
+void lun_unref(struct lun *lun);
+
+const char *lun_name(const struct lun *lun);
+const char *lun_path(const struct lun *lun);
+const char *lun_description(const struct lun *lun);
+const struct lun_identity *lun_identity(const struct lun *lun);
+uint64_t lun_size(const struct lun *lun); /* bytes, a multiple of the block size */
+uint32_t lun_block_size(const struct lun *lun);
+bool lun_read_only(const struct lun *lun);
+bool lun_removable(const struct lun *lun);
+void lun_get_block_info(const struct lun *lun, struct block_info *ret_info);
+struct lun_counters *lun_counters(struct lun *lun);
+int lun_state_dirfd(const struct lun *lun);
+
+/**
+ * Grows the LUN while it is in use; watchers are told. Blocks. -EINVAL when @size is smaller or no
+ * multiple of the block size; -EROFS; the store's errors.
+ */
+int lun_resize(struct lun *lun, uint64_t size, struct reason *why);
+
+/* --- who wants to know --- */
+
+enum lun_event { LUN_EVENT_RESIZED, LUN_EVENT_GOING_AWAY };
+
+struct lun_watcher {
+	/* On the thread that made the change, with no lock held. */
+	void (*fn)(struct lun_watcher *w, struct lun *lun, enum lun_event ev);
+	struct list_node link;
+};
+
+void lun_watch(struct lun *lun, struct lun_watcher *w);
+/** After return fn is not running and will not run again. */
+void lun_unwatch(struct lun *lun, struct lun_watcher *w);
+
+/**
+ * What fronts without SCSI reservations (NBD, FUSE) may do: set by the SCSI side as reservations
+ * come and go. I/O without LUN_IO_AUTHORIZED that is fenced fails with -EPERM.
+ */
+enum lun_fence { LUN_FENCE_NONE, LUN_FENCE_WRITES, LUN_FENCE_ALL };
+void lun_set_fence(struct lun *lun, enum lun_fence fence);
+
+/* --- tables of LUNs by name --- */
+
+struct lun_table;
+int lun_table_create(struct lun_table **ret_table);
+void lun_table_destroy(struct lun_table *t); /* drops its references */
+/** Takes a reference of its own. -EEXIST. */
+int lun_table_add(struct lun_table *t, struct lun *lun);
+/** A new reference, or NULL. O(1). */
+struct lun *lun_table_find(struct lun_table *t, const char *name);
+/** Removes it from the table, tells watchers LUN_EVENT_GOING_AWAY, drops the table's reference.
+ * -ENOENT. */
+int lun_table_remove(struct lun_table *t, const char *name);
+size_t lun_table_count(struct lun_table *t);
+/** malloc'ed array of new references, sorted by name; free with lun_table_free_list(). */
+int lun_table_list(struct lun_table *t, struct lun ***ret_luns, size_t *ret_n);
+void lun_table_free_list(struct lun **luns, size_t n);

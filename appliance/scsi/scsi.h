@@ -1,0 +1,204 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The SCSI device server: CDBs become LUN I/O. Knows nothing of iSCSI or TCMU.
+ *
+ *   scsi_target   a SCSI target device: its map of LUN numbers to logical units, its I_T nexuses
+ *   scsi_lu       a logical unit: the SCSI face of one struct lun (reservations, mode pages, UAs);
+ *                 one LUN has one, however many targets show it
+ *   scsi_nexus    an I_T nexus: one initiator port on one target port (an iSCSI session)
+ *   scsi_cmd      a command in flight, owned by the front
+ *
+ * Life of a command, all on nexus->reactor's thread:
+ *   1. the front fills the "in" part and calls scsi_cmd_parse(): the CDB is found in the opcode
+ * table, dir and data_len tell what the CDB moves. A refusal here is remembered, data_len is then
+ * 0.
+ *   2. the front brings min(data_len, its own expected length) bytes of data-out into cmd->out.
+ *   3. scsi_cmd_execute(): later, done() is called exactly once with status, sense, and data-in in
+ *      cmd->in. scsi_cmd_release() then gives back what the command holds.
+ * Ordering: task attributes SIMPLE, ORDERED, HEAD OF QUEUE are accepted; SIMPLE may be reordered
+ * (QUEUE ALGORITHM MODIFIER 1), overlapping writes are kept in order of arrival by the LUN.
+ */
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/uio.h>
+
+#include "base/list.h"
+#include "base/lock.h"
+#include "base/reason.h"
+#include "event/iobuf.h"
+#include "event/reactor.h"
+#include "lun/lun.h"
+
+#define SCSI_SENSE_MAX 64
+#define SCSI_CDB_MAX   260
+#define SCSI_LUNS_MAX  256 /* per target */
+
+enum scsi_status {
+	SCSI_GOOD = 0x00,
+	SCSI_CHECK_CONDITION = 0x02,
+	SCSI_CONDITION_MET = 0x04,
+	SCSI_BUSY = 0x08,
+	SCSI_RESERVATION_CONFLICT = 0x18,
+	SCSI_TASK_SET_FULL = 0x28,
+	SCSI_ACA_ACTIVE = 0x30,
+	SCSI_TASK_ABORTED = 0x40,
+};
+
+enum scsi_dir { SCSI_DIR_NONE, SCSI_DIR_OUT /* initiator -> target */, SCSI_DIR_IN };
+
+struct scsi_target;
+struct scsi_lu;
+struct scsi_nexus;
+struct scsi_opcode; /* a row of the opcode table */
+
+struct scsi_cmd {
+	/* --- in: set by the front before scsi_cmd_parse() --- */
+	struct scsi_nexus *nexus;
+	uint64_t lun;	    /* the 8 byte LUN field as a big-endian number (SAM-5 4.7) */
+	const uint8_t *cdb; /* stays valid until done */
+	uint16_t cdb_len;
+	uint8_t attr; /* task attribute: 0 untagged, 1 simple, 2 ordered, 3 head of queue, 4 ACA */
+	void (*done)(struct scsi_cmd *cmd);
+
+	/* --- after parse --- */
+	enum scsi_dir dir;
+	uint32_t data_len; /* bytes the CDB moves in that direction at most (<= IOBUF_MAX) */
+
+	/* --- data-out: set by the front before execute --- */
+	struct iobuf *out; /* the front's; NULL when there is none */
+	uint32_t out_len;  /* bytes of data-out that arrived (may be less than data_len) */
+
+	/* --- result --- */
+	enum scsi_status status;
+	uint8_t sense[SCSI_SENSE_MAX];
+	uint8_t sense_len;
+	struct iobuf *in; /* data-in, the command's until scsi_cmd_release(); may be NULL */
+	uint32_t in_len;  /* valid bytes in it (also with CHECK CONDITION: what was moved before) */
+
+	/* --- the device server's --- */
+	const struct scsi_opcode *op;
+	struct scsi_lu *lu; /* referenced from parse to release */
+	struct lun_io io;
+	struct list_node lu_link;
+	struct iobuf_waiter mem_wait;
+	void *priv; /* state of a command of several steps (EXTENDED COPY, UNMAP lists) */
+	void (*priv_free)(void *priv);
+	int step;
+	bool aborted;
+};
+
+void scsi_cmd_parse(struct scsi_cmd *cmd);
+void scsi_cmd_execute(struct scsi_cmd *cmd);
+/** Drops what @cmd holds. Also after scsi_cmd_parse() alone. */
+void scsi_cmd_release(struct scsi_cmd *cmd);
+/**
+ * Asks a running command to end early: commands of several steps stop between them. done() still
+ * runs; whether a response is sent is the front's business (it is not, after ABORT TASK).
+ */
+void scsi_cmd_abort(struct scsi_cmd *cmd);
+
+/* --- I_T nexus --- */
+
+/** What a device server asks its front for. */
+struct scsi_nexus_ops {
+	/*
+	 * Any thread (a message is posted when it is not the nexus's own): abort all commands of
+	 * this nexus on @lu (NULL: on all), because another nexus said so (CLEAR TASK SET, LUN
+	 * RESET, PREEMPT AND ABORT) - with status TASK ABORTED when @tas, silently otherwise; call
+	 * fin(arg) when none is left.
+	 */
+	void (*abort_all)(struct scsi_nexus *nx, struct scsi_lu *lu, bool tas,
+			  void (*fin)(void *arg), void *arg);
+	/* Any thread. A LUN came, went or changed: the front may tell the initiator (iSCSI async
+	 * message). */
+	void (*event)(struct scsi_nexus *nx, struct scsi_lu *lu, uint8_t asc, uint8_t ascq);
+};
+
+struct scsi_nexus {
+	/* --- set by the front, constant until scsi_nexus_detach() --- */
+	const struct scsi_nexus_ops *ops;
+	struct scsi_target *target;
+	struct reactor *reactor;
+	uint8_t transport_id[256]; /* SPC-4 7.6.4, of the initiator port */
+	uint16_t transport_id_len;
+	uint16_t rel_port;	  /* relative target port identifier of the target port, 1.. */
+	char initiator_name[224]; /* for ACL checks and reports */
+	/* Whether @initiator may see LUs of another target, for third-party copy; NULL: only its
+	 * own target. */
+	bool (*may_see)(struct scsi_nexus *nx, struct scsi_target *other);
+
+	/* --- the device server's --- */
+	struct list_node link; /* target's nexuses; under its lock */
+	struct list_node itls; /* per-LU state of this nexus */
+	uint64_t id;	       /* unique in the process, never reused */
+};
+
+/** Enters @nx in its target; a unit attention (power on / reset) is pending for each LU. -ENOMEM.
+ */
+int scsi_nexus_attach(struct scsi_nexus *nx);
+/** I_T nexus loss (SAM-5 6.3.4): RESERVE(6) reservations and prevents go; persistent ones stay. */
+void scsi_nexus_detach(struct scsi_nexus *nx);
+
+/* --- task management (SAM-5 clause 7) --- */
+
+enum scsi_tmf {
+	SCSI_TMF_ABORT_TASK_SET,
+	SCSI_TMF_CLEAR_TASK_SET,
+	SCSI_TMF_CLEAR_ACA,
+	SCSI_TMF_LUN_RESET,
+	SCSI_TMF_TARGET_WARM_RESET,
+	SCSI_TMF_TARGET_COLD_RESET, /* the front drops the sessions afterwards */
+};
+enum scsi_tmf_result { SCSI_TMF_COMPLETE, SCSI_TMF_REJECTED, SCSI_TMF_NO_LUN };
+
+struct scsi_tmf_req {
+	struct scsi_nexus *nexus;
+	enum scsi_tmf fn;
+	uint64_t lun;
+	void (*done)(struct scsi_tmf_req *req); /* on nexus->reactor */
+	enum scsi_tmf_result result;
+	/* the device server's */
+	_Atomic int pending;
+	struct reactor_msg msg;
+	struct scsi_lu *lu;
+};
+/** Own-nexus tasks are aborted through nexus->ops->abort_all like those of others. */
+void scsi_tmf(struct scsi_tmf_req *req);
+
+/* --- targets and logical units --- */
+
+/** @name: the SCSI device name (the iSCSI name; in VPD 83h designators). @tpg: target port group
+ * id. */
+int scsi_target_create(const char *name, struct scsi_target **ret_target);
+struct scsi_target *scsi_target_ref(struct scsi_target *t);
+void scsi_target_unref(struct scsi_target *t);
+const char *scsi_target_name(const struct scsi_target *t);
+/** Sets the target's ports (relative identifiers 1..@n, all in one target port group), for RTPG and
+ * VPD 83h/88h. */
+int scsi_target_set_ports(struct scsi_target *t, unsigned n);
+/** Shows @lu as LUN @number (0..255). -EEXIST. Initiators get REPORTED LUNS DATA HAS CHANGED. */
+int scsi_target_map(struct scsi_target *t, unsigned number, struct scsi_lu *lu);
+/** -ENOENT. Commands in flight end by themselves; new ones get LOGICAL UNIT NOT SUPPORTED. */
+int scsi_target_unmap(struct scsi_target *t, unsigned number);
+/** A new reference to the LU that @lun addresses, or NULL. */
+struct scsi_lu *scsi_target_find(struct scsi_target *t, uint64_t lun);
+
+struct scsi_lu_options {
+	const char *vendor, *product, *revision; /* NULL: "EBB", "VIRTUAL-DISK", version */
+	bool thin; /* report as thin provisioned where the store can discard; default true */
+};
+
+/**
+ * Makes the SCSI face of @lun (takes a reference) and loads what it keeps (APTPL registrations,
+ * saved mode pages) from lun_state_dirfd(). Blocks.
+ */
+int scsi_lu_create(struct lun *lun, const struct scsi_lu_options *opt, struct scsi_lu **ret_lu,
+		   struct reason *why);
+struct scsi_lu *scsi_lu_ref(struct scsi_lu *lu);
+void scsi_lu_unref(struct scsi_lu *lu);
+struct lun *scsi_lu_lun(struct scsi_lu *lu);
+
+/** Name for reports: "READ(10)", or NULL for an opcode that is not in the table. */
+const char *scsi_opcode_name(const uint8_t *cdb, unsigned len);
