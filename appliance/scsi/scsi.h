@@ -52,6 +52,7 @@ struct scsi_target;
 struct scsi_lu;
 struct scsi_nexus;
 struct scsi_opcode; /* a row of the opcode table */
+struct scsi_itl;    /* an I_T_L nexus */
 
 struct scsi_cmd {
 	/* --- in: set by the front before scsi_cmd_parse() --- */
@@ -79,9 +80,12 @@ struct scsi_cmd {
 
 	/* --- the device server's --- */
 	const struct scsi_opcode *op;
-	struct scsi_lu *lu; /* referenced from parse to release */
+	struct scsi_lu *lu;   /* valid from parse to release; NULL: no such logical unit */
+	struct scsi_itl *itl; /* what holds it */
+	uint64_t lba;	      /* of the CDB, where it has one */
+	uint32_t blocks;      /* likewise: the number of logical blocks */
 	struct lun_io io;
-	struct list_node lu_link;
+	struct iovec iov; /* io's */
 	struct iobuf_waiter mem_wait;
 	void *priv; /* state of a command of several steps (EXTENDED COPY, UNMAP lists) */
 	void (*priv_free)(void *priv);
@@ -138,7 +142,10 @@ struct scsi_nexus {
 /** Enters @nx in its target; a unit attention (power on / reset) is pending for each LU. -ENOMEM.
  */
 int scsi_nexus_attach(struct scsi_nexus *nx);
-/** I_T nexus loss (SAM-5 6.3.4): RESERVE(6) reservations and prevents go; persistent ones stay. */
+/**
+ * I_T nexus loss (SAM-5 6.3.4): RESERVE(6) reservations and prevents go; persistent ones stay. All
+ * commands of @nx have been released.
+ */
 void scsi_nexus_detach(struct scsi_nexus *nx);
 
 /* --- task management (SAM-5 clause 7) --- */
