@@ -170,8 +170,13 @@ def need(program):
 
 
 def pytest_collection_modifyitems(config, items):
-    """Soak tests are deselected, not skipped, unless EBB_SOAK is set."""
-    if os.environ.get("EBB_SOAK"):
-        return
-    config.hook.pytest_deselected(items=[i for i in items if i.get_closest_marker("soak")])
-    items[:] = [i for i in items if not i.get_closest_marker("soak")]
+    """Tests that are not for this build or this run are deselected, not skipped."""
+    def wanted(item):
+        if item.get_closest_marker("soak") and not os.environ.get("EBB_SOAK"):
+            return False
+        if item.get_closest_marker("plain") and SLOW > 1:
+            return False
+        return not (item.get_closest_marker("sanitized") and SLOW == 1)
+
+    config.hook.pytest_deselected(items=[i for i in items if not wanted(i)])
+    items[:] = [i for i in items if wanted(i)]

@@ -100,9 +100,8 @@ def test_libiscsi_conformance_suite(profiles):
     assert p.returncode == 0
 
 
+@pytest.mark.sanitized
 def test_libiscsi_suite_once_each_under_sanitizers(profiles):
     """Every test of the suite runs until a profile passes it; findings of the sanitizers fail the fixture."""
-    if SLOW == 1:
-        return  # the plain build runs all tests on all profiles above
     p = run(ROOT / "scripts/conformance", "--limit", 120, "--until-pass", *profiles, timeout=600, check=False)
     assert p.returncode == 0, p.stdout
