@@ -26,12 +26,15 @@ struct iobuf {
 	struct iobuf_pool *pool;
 	/* the pool's: */
 	void *chunk;
+	uint8_t order; /* cap == IOBUF_MIN << order */
+	uint8_t state;
 	struct list_node link;
 };
 
 /** Somebody who waits for memory of a pool. */
 struct iobuf_waiter {
 	void (*fn)(struct iobuf_waiter *w); /* memory may be there now: try again */
+	uint32_t want;			    /* the pool's: bytes that could not be had */
 	struct list_node link;
 };
 
@@ -42,9 +45,17 @@ struct iobuf_waiter {
 struct iobuf *iobuf_get(struct iobuf_pool *p, size_t len);
 void iobuf_put(struct iobuf *b); /* NULL is fine */
 void iobuf_waiter_init(struct iobuf_waiter *w, void (*fn)(struct iobuf_waiter *w));
-/** Queues @w (first come, first served); it is called once, from a deferred task. */
+/**
+ * Queues @w (first come, first served); it is called once, from a deferred task. To be called right
+ * after the iobuf_get() that failed. One that waits again keeps its place.
+ */
 void iobuf_wait(struct iobuf_pool *p, struct iobuf_waiter *w);
 void iobuf_wait_cancel(struct iobuf_waiter *w);
+
+/** Changes the limit. Memory above it goes back as it becomes free. */
+void iobuf_pool_set_limit(struct iobuf_pool *p, uint64_t bytes);
+/** Gives all that is not in use back to the system now. Returns the bytes given back. */
+uint64_t iobuf_pool_trim(struct iobuf_pool *p);
 
 struct iobuf_stats {
 	uint64_t mapped_bytes, used_bytes, limit_bytes, registered_bytes, waits, returned_bytes;

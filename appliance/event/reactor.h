@@ -35,7 +35,7 @@ struct reactor_features {
 
 struct reactor_options {
 	unsigned entries;     /* SQ size; 0: default */
-	unsigned spin_us;     /* longest spin after recent work before sleeping; 0: none */
+	unsigned spin_us;     /* longest spin before sleeping; it adapts below that; 0: none */
 	uint64_t iobuf_limit; /* bytes of I/O buffers at most; 0: default */
 	const char *name;     /* of the thread, at most 15 characters */
 };
@@ -120,6 +120,26 @@ struct io_uring *reactor_ring(struct reactor *r);
 /** The reactor's pool of I/O buffers (event/iobuf.h). */
 struct iobuf_pool *reactor_iobufs(struct reactor *r);
 unsigned reactor_index(const struct reactor *r);
+/** Whether the loop is ending: what is cancelled now must not be started again. */
+bool reactor_stopping(const struct reactor *r);
+
+struct reactor_stats {
+	uint64_t turns;	 /* of the loop: an idle reactor makes none */
+	uint64_t sleeps; /* system calls that may have blocked */
+	uint64_t spins;	 /* spins that found work */
+	uint64_t completions, messages, timers;
+};
+
+/** Any thread. */
+void reactor_stats(const struct reactor *r, struct reactor_stats *ret_stats);
+
+/**
+ * Puts @fd into the ring's table of registered files, for IOSQE_FIXED_FILE. Returns the slot, or
+ * -EOPNOTSUPP, -ENFILE (the table is full) or another -errno: then use @fd itself. The table keeps
+ * the file open until reactor_file_remove().
+ */
+int reactor_file_add(struct reactor *r, int fd);
+void reactor_file_remove(struct reactor *r, int slot); /* a negative @slot is fine */
 
 /* --- a set of N reactors, each on a thread of its own --- */
 
