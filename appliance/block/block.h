@@ -20,6 +20,7 @@
 
 #include "base/list.h"
 #include "base/reason.h"
+#include "event/iobuf.h"
 #include "event/reactor.h"
 #include "event/worker.h"
 
@@ -29,18 +30,17 @@ enum block_op {
 	BLOCK_READ,
 	BLOCK_WRITE,
 	BLOCK_FLUSH,   /* all writes acknowledged before are on stable storage */
-	BLOCK_DISCARD, /* deallocate; reads return zeros afterwards, or the old bytes only if
-			  !zeroes */
+	BLOCK_DISCARD, /* deallocate what can be, write zeros elsewhere: reads return zeros */
 	BLOCK_ZERO,    /* reads return zeros afterwards; BLOCK_MAY_UNMAP: may deallocate */
 	BLOCK_STATUS,  /* extents of [off, off+len) */
-	BLOCK_COPY,    /* from src_off of @src (the same store or one of the same type) */
+	BLOCK_COPY,    /* from src_off of @src; -EOPNOTSUPP: the caller reads and writes itself */
 	BLOCK_PREFETCH,
 };
 
 enum block_flags {
 	BLOCK_FUA = 1 << 0,	  /* on stable storage before completion */
 	BLOCK_MAY_UNMAP = 1 << 1, /* ZERO may deallocate */
-	BLOCK_FAST = 1 << 2,	  /* ZERO: -EOPNOTSUPP rather than writing zeros */
+	BLOCK_FAST = 1 << 2,	  /* ZERO, DISCARD: -EOPNOTSUPP rather than writing zeros */
 };
 
 enum block_extent_flags {
@@ -60,9 +60,10 @@ struct block_io {
 	enum block_op op;
 	unsigned flags;
 	uint64_t off, len;
-	const struct iovec *iov; /* READ, WRITE: exactly len bytes; may be changed by the store */
+	const struct iovec *iov; /* READ, WRITE: at least iov_off + len bytes; not changed */
 	int niov;
-	int reg_index; /* registered buffer holding iov[0] when niov == 1, else -1 */
+	int reg_index;	  /* registered buffer holding iov[0] when niov == 1, else -1 */
+	uint64_t iov_off; /* bytes of iov to leave out before the first */
 	struct block_store *src;
 	uint64_t src_off;
 	struct block_extent *extents; /* STATUS: room for n_extents */
@@ -74,10 +75,15 @@ struct block_io {
 	struct block_store *store;
 	struct reactor_op rop;
 	struct worker_job job;
-	uint64_t progress;
+	uint64_t progress; /* bytes done */
+	uint64_t piece;	   /* bytes of the step under way */
+	int step;
 	int err;
-	void *priv;
+	uint8_t *bounce;	  /* aligned memory, or NULL */
+	struct iobuf *bounce_buf; /* where bounce comes from; NULL: malloc */
+	uint32_t bounce_cap;
 	struct iovec iov1;
+	void *priv;
 	struct list_node link;
 };
 
@@ -138,3 +144,5 @@ void block_submit(struct block_store *s, struct block_io *io);
 int block_run(struct block_store *s, struct block_io *io);
 void block_get_info(struct block_store *s, struct block_info *ret_info);
 int block_grow(struct block_store *s, uint64_t size, struct reason *why);
+/** Takes over a new size of the backing object when it has grown. Blocks. */
+int block_revalidate(struct block_store *s);

@@ -94,8 +94,8 @@ struct lun_io {
 	void (*done)(struct lun_io *io);
 
 	/* --- result --- */
-	int err; /* 0 or -errno: the store's, -EILSEQ: VERIFY/CAW miscompare, -EPERM: fenced or
-		    read-only */
+	int err; /* 0 or -errno: the store's, -EILSEQ: VERIFY/CAW miscompare, -EROFS: the LUN is
+		    read-only, -EPERM: fenced, -EINVAL: a range past the end or a malformed op */
 	uint64_t miscompare_off; /* byte offset in the range, with -EILSEQ */
 
 	/* --- the LUN's --- */
@@ -103,9 +103,13 @@ struct lun_io {
 	uint64_t start_ns;
 	struct range_lock_req lock, src_lock;
 	struct block_io bio;
-	struct iobuf *bounce;
-	uint64_t progress;
-	int step;
+	uint8_t *bounce;	  /* NULL: none */
+	struct iobuf *bounce_buf; /* where it comes from; NULL: malloc */
+	uint32_t bounce_cap;
+	uint8_t step;	 /* of a compound op */
+	uint8_t pending; /* whether the store's completion came inside block_submit() */
+	int bio_err;
+	uint64_t progress, chunk;
 	struct iovec iov1;
 	struct iobuf_waiter mem_wait;
 };

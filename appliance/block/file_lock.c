@@ -1,0 +1,92 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * One writer a backing file. An open file description lock (fcntl(2), F_OFD_SETLK) over the whole
+ * file: a write lock for who writes, a read lock for who only reads. It goes with the descriptor,
+ * whatever else the process opens and closes, and conflicts with the byte locks of QEMU.
+ *
+ * The kernel does not tell who holds such a lock (l_pid is -1). For the message only, the
+ * descriptors of other processes that we may look at are searched for it in /proc/PID/fdinfo.
+ */
+#include "block/file_private.h"
+
+#include <ctype.h>
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "base/cleanup.h"
+
+static void cleanup_closedir(DIR **d)
+{
+	if (*d)
+		closedir(*d);
+}
+
+/* Whether @path (of /proc/PID/fdinfo) shows a lock on inode @ino. */
+static bool fdinfo_has_lock(int dirfd, const char *name, uint64_t ino)
+{
+	int fd = openat(dirfd, name, O_RDONLY | O_CLOEXEC);
+	_cleanup_fclose_ FILE *fp = fd < 0 ? NULL : fdopen(fd, "r");
+	char line[256], want[32];
+
+	if (!fp) {
+		if (fd >= 0)
+			close(fd);
+		return false;
+	}
+	snprintf(want, sizeof(want), ":%llu ", (unsigned long long)ino);
+	while (fgets(line, sizeof(line), fp))
+		if (!strncmp(line, "lock:", 5) && strstr(line, want))
+			return true;
+	return false;
+}
+
+static bool process_has_lock(const char *pid, uint64_t ino)
+{
+	char path[300];
+	struct dirent *e;
+
+	snprintf(path, sizeof(path), "/proc/%s/fdinfo", pid);
+	_cleanup_(cleanup_closedir) DIR *d = opendir(path);
+
+	while (d && (e = readdir(d)))
+		if (isdigit((unsigned char)e->d_name[0]) &&
+		    fdinfo_has_lock(dirfd(d), e->d_name, ino))
+			return true;
+	return false;
+}
+
+/* Writes " (pid N)" or "" to @buf. */
+static void find_holder(int fd, char *buf, size_t len)
+{
+	_cleanup_(cleanup_closedir) DIR *d = opendir("/proc");
+	struct dirent *e;
+	struct stat st;
+
+	buf[0] = '\0';
+	if (!d || fstat(fd, &st) < 0)
+		return;
+	while ((e = readdir(d))) {
+		if (!isdigit((unsigned char)e->d_name[0]) ||
+		    !process_has_lock(e->d_name, (uint64_t)st.st_ino))
+			continue;
+		snprintf(buf, len, " (pid %.20s)", e->d_name);
+		return;
+	}
+}
+
+int file_lock(int fd, const char *path, bool read_only, struct reason *why)
+{
+	struct flock fl = {.l_type = read_only ? F_RDLCK : F_WRLCK, .l_whence = SEEK_SET};
+	char holder[40];
+
+	if (!fcntl(fd, F_OFD_SETLK, &fl))
+		return 0;
+	if (errno != EAGAIN && errno != EACCES)
+		return reason_set(why, errno, "%s: cannot lock: %s", path, strerror(errno));
+	find_holder(fd, holder, sizeof(holder));
+	return reason_set(why, EBUSY, "%s: in use by another instance%s", path, holder);
+}

@@ -1,0 +1,366 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The entrance for I/O. Whatever the front, an op goes through the same stations:
+ *
+ *   admit    range, read-only, fence; refused here, it has changed nothing
+ *   memory   compound ops get their bounce buffer, before any lock, so that nobody waits for
+ *            memory with a range in hand
+ *   range    the range lock (a copy between two LUNs: both, in the order of their addresses)
+ *   plan     block I/Os, one after the other (compound.c); one for plain ops
+ *   finish   unlock, count, done
+ *
+ * lun_submit() walks them as a state machine on the reactor's thread; lun_run() straight through on
+ * the calling thread. A plain read costs no allocation and no system call of its own.
+ *
+ * Latency is taken from the reactor's clock: from the turn in which the op came in to the turn in
+ * which its completion was reaped, which is what the initiator sees, at no clock read an op.
+ */
+#include "lun/lun_private.h"
+
+#include <errno.h>
+
+#include "base/clock.h"
+
+#define WR .writes = true, .ranged = true, .locks = true
+
+const struct lun_op_traits lun_op_traits[LUN_OP_COUNT] = {
+	[LUN_READ] = {.reads = true,
+		      .ranged = true,
+		      .locks = true,
+		      .mode = RANGE_SHARED,
+		      .class = LUN_CLASS_READ},
+	[LUN_WRITE] = {WR, .mode = RANGE_EXCLUSIVE, .class = LUN_CLASS_WRITE},
+	[LUN_FLUSH] = {.class = LUN_CLASS_FLUSH},
+	[LUN_UNMAP] = {WR, .mode = RANGE_EXCLUSIVE, .class = LUN_CLASS_UNMAP},
+	[LUN_ZERO] = {WR, .mode = RANGE_EXCLUSIVE, .class = LUN_CLASS_WRITE},
+	[LUN_WRITE_SAME] = {WR, .mode = RANGE_EXCLUSIVE, .class = LUN_CLASS_WRITE,
+			    .bounce = 256u << 10},
+	[LUN_VERIFY] = {.reads = true,
+			.ranged = true,
+			.locks = true,
+			.mode = RANGE_SHARED,
+			.class = LUN_CLASS_OTHER,
+			.bounce = 256u << 10},
+	[LUN_COMPARE_AND_WRITE] = {WR, .reads = true, .mode = RANGE_ATOMIC,
+				   .class = LUN_CLASS_WRITE, .bounce = 256u << 10},
+	[LUN_OR_WRITE] = {WR, .reads = true, .mode = RANGE_ATOMIC, .class = LUN_CLASS_WRITE,
+			  .bounce = 256u << 10},
+	[LUN_COPY] = {WR, .mode = RANGE_EXCLUSIVE, .class = LUN_CLASS_OTHER, .bounce = 1u << 20},
+	[LUN_STATUS] = {.reads = true, .ranged = true, .class = LUN_CLASS_OTHER},
+	[LUN_PREFETCH] = {.reads = true, .ranged = true, .class = LUN_CLASS_OTHER},
+};
+
+enum { NOT_PENDING, SUBMITTING, COMPLETED_INSIDE };
+
+static const struct lun_op_traits *traits_of(const struct lun_io *io)
+{
+	return &lun_op_traits[io->op];
+}
+
+/* --- admit --- */
+
+static bool in_range(const struct lun *lun, uint64_t off, uint64_t len)
+{
+	uint64_t size = lun_size(lun);
+
+	return off <= size && len <= size - off;
+}
+
+static bool fenced(const struct lun *lun, bool reads, bool writes)
+{
+	int fence = atomic_load_explicit((_Atomic int *)&lun->fence, memory_order_acquire);
+
+	if (fence == LUN_FENCE_NONE)
+		return false;
+	return writes || (reads && fence == LUN_FENCE_ALL);
+}
+
+static int admit(struct lun *lun, const struct lun_io *io)
+{
+	const struct lun_op_traits *t = traits_of(io);
+	int err;
+
+	if (t->ranged && !in_range(lun, io->off, io->len))
+		return -EINVAL;
+	if (t->writes && lun->read_only)
+		return -EROFS;
+	if (!(io->flags & LUN_IO_AUTHORIZED)) {
+		if (fenced(lun, t->reads, t->writes))
+			return -EPERM;
+		if (io->op == LUN_COPY && io->src && fenced(io->src, true, false))
+			return -EPERM;
+	}
+	if (t->bounce) {
+		err = lun_compound_check(lun, io);
+		if (err)
+			return err;
+		if (io->op == LUN_COPY && !in_range(io->src, io->src_off, io->len))
+			return -EINVAL;
+	}
+	return 0;
+}
+
+/* --- counting --- */
+
+static enum lun_class class_of(const struct lun_io *io)
+{
+	if (io->op == LUN_ZERO && (io->flags & LUN_IO_MAY_UNMAP))
+		return LUN_CLASS_UNMAP;
+	return traits_of(io)->class;
+}
+
+static void count_end(struct lun_counters *c, const struct lun_io *io, uint64_t ns)
+{
+	enum lun_class class = class_of(io);
+
+	metric_add(&c->ops[class], 1);
+	if (!io->err && class != LUN_CLASS_FLUSH)
+		metric_add(&c->bytes[class], io->len);
+	if (io->err && io->err != -EILSEQ)
+		metric_add(&c->errors[class], 1);
+	metric_hist_add(&c->latency[class], ns);
+	metric_sub(&c->inflight, 1);
+}
+
+static void begin(struct lun *lun, struct lun_io *io, uint64_t now)
+{
+	io->lun = lun;
+	io->start_ns = now;
+	io->err = 0;
+	io->miscompare_off = 0;
+	io->bounce = NULL;
+	io->bounce_buf = NULL;
+	io->step = 0;
+	io->pending = NOT_PENDING;
+	io->progress = 0;
+	metric_add(&lun->counters.inflight, 1);
+	if (io->session)
+		metric_add(&io->session->inflight, 1);
+}
+
+static void end(struct lun_io *io, uint64_t now)
+{
+	uint64_t ns = now - io->start_ns;
+
+	count_end(&io->lun->counters, io, ns);
+	if (io->session)
+		count_end(io->session, io, ns);
+}
+
+static void count_conflict(struct lun_io *io)
+{
+	metric_add(&io->lun->counters.conflicts, 1);
+	if (io->session)
+		metric_add(&io->session->conflicts, 1);
+}
+
+/* --- range locks --- */
+
+static enum range_lock_mode mode_of(const struct lun_io *io)
+{
+	const struct lun_op_traits *t = traits_of(io);
+
+	return t->writes && (io->flags & LUN_IO_ATOMIC) ? RANGE_ATOMIC : t->mode;
+}
+
+static void unlock_ranges(struct lun_io *io)
+{
+	if (!traits_of(io)->locks)
+		return;
+	range_lock_release(&io->lun->ranges, &io->lock);
+	if (io->op == LUN_COPY)
+		range_lock_release(&io->src->ranges, &io->src_lock);
+}
+
+static bool lock_src(struct lun_io *io, void (*granted)(struct range_lock_req *q))
+{
+	return range_lock_acquire(&io->src->ranges, &io->src_lock, RANGE_SHARED, io->src_off,
+				  io->len, io->reactor, granted);
+}
+
+static bool lock_own(struct lun_io *io, void (*granted)(struct range_lock_req *q))
+{
+	return range_lock_acquire(&io->lun->ranges, &io->lock, mode_of(io), io->off, io->len,
+				  io->reactor, granted);
+}
+
+/* --- the asynchronous walk --- */
+
+static void finish(struct lun_io *io)
+{
+	lun_bounce_put(io);
+	unlock_ranges(io);
+	end(io, reactor_now(io->reactor));
+	io->done(io);
+}
+
+static void drive(struct lun_io *io, int err);
+
+static void on_bio(struct block_io *bio, int err)
+{
+	struct lun_io *io = container_of(bio, struct lun_io, bio);
+
+	if (io->pending == SUBMITTING) {
+		io->bio_err = err;
+		io->pending = COMPLETED_INSIDE;
+		return;
+	}
+	drive(io, err);
+}
+
+/* A loop, so that a store that completes at once does not make long ops recurse. */
+static void drive(struct lun_io *io, int err)
+{
+	struct block_store *store;
+
+	while (lun_plan_next(io, err, &store)) {
+		io->bio.reactor = io->reactor;
+		io->bio.done = on_bio;
+		io->pending = SUBMITTING;
+		block_submit(store, &io->bio);
+		if (io->pending == SUBMITTING) {
+			io->pending = NOT_PENDING;
+			return;
+		}
+		io->pending = NOT_PENDING;
+		err = io->bio_err;
+	}
+	finish(io);
+}
+
+static void on_locked(struct range_lock_req *q)
+{
+	drive(container_of(q, struct lun_io, lock), 0);
+}
+
+static void on_src_locked(struct range_lock_req *q)
+{
+	drive(container_of(q, struct lun_io, src_lock), 0);
+}
+
+/* A copy's first of two locks in two LUNs is held: take the second. */
+static void on_first_is_own(struct range_lock_req *q)
+{
+	struct lun_io *io = container_of(q, struct lun_io, lock);
+
+	if (lock_src(io, on_src_locked))
+		drive(io, 0);
+}
+
+static void on_first_is_src(struct range_lock_req *q)
+{
+	struct lun_io *io = container_of(q, struct lun_io, src_lock);
+
+	if (lock_own(io, on_locked))
+		drive(io, 0);
+}
+
+static bool lock_copy(struct lun_io *io)
+{
+	if (io->src == io->lun)
+		return range_lock_acquire_pair(&io->lun->ranges, &io->lock, mode_of(io), io->off,
+					       &io->src_lock, RANGE_SHARED, io->src_off, io->len,
+					       io->reactor, on_locked);
+	if (io->lun < io->src)
+		return lock_own(io, on_first_is_own) && lock_src(io, on_src_locked);
+	return lock_src(io, on_first_is_src) && lock_own(io, on_locked);
+}
+
+static void go(struct lun_io *io)
+{
+	bool held = true;
+
+	if (io->op == LUN_COPY)
+		held = lock_copy(io);
+	else if (traits_of(io)->locks)
+		held = lock_own(io, on_locked);
+	if (held)
+		drive(io, 0);
+	else
+		count_conflict(io);
+}
+
+static void on_memory(struct iobuf_waiter *w)
+{
+	struct lun_io *io = container_of(w, struct lun_io, mem_wait);
+
+	if (lun_bounce_get(io))
+		go(io);
+	else
+		iobuf_wait(reactor_iobufs(io->reactor), w);
+}
+
+void lun_submit(struct lun *lun, struct lun_io *io)
+{
+	begin(lun, io, reactor_now(io->reactor));
+	io->err = admit(lun, io);
+	if (io->err) {
+		end(io, reactor_now(io->reactor));
+		io->done(io);
+		return;
+	}
+	if (traits_of(io)->bounce && !lun_bounce_get(io)) {
+		iobuf_waiter_init(&io->mem_wait, on_memory);
+		iobuf_wait(reactor_iobufs(io->reactor), &io->mem_wait);
+		return;
+	}
+	go(io);
+}
+
+/* --- the synchronous walk --- */
+
+static bool lock_src_blocking(struct lun_io *io)
+{
+	return range_lock_acquire_blocking(&io->src->ranges, &io->src_lock, RANGE_SHARED,
+					   io->src_off, io->len);
+}
+
+static bool lock_own_blocking(struct lun_io *io)
+{
+	return range_lock_acquire_blocking(&io->lun->ranges, &io->lock, mode_of(io), io->off,
+					   io->len);
+}
+
+static bool lock_copy_blocking(struct lun_io *io)
+{
+	bool a, b;
+
+	if (io->src == io->lun)
+		return range_lock_acquire_pair_blocking(&io->lun->ranges, &io->lock, mode_of(io),
+							io->off, &io->src_lock, RANGE_SHARED,
+							io->src_off, io->len);
+	a = io->lun < io->src ? lock_own_blocking(io) : lock_src_blocking(io);
+	b = io->lun < io->src ? lock_src_blocking(io) : lock_own_blocking(io);
+	return a || b;
+}
+
+int lun_run(struct lun *lun, struct lun_io *io)
+{
+	struct block_store *store;
+	bool waited = false;
+	int err = 0;
+
+	io->reactor = NULL;
+	begin(lun, io, clock_now_ns());
+	io->err = admit(lun, io);
+	if (!io->err && traits_of(io)->bounce && !lun_bounce_get(io))
+		io->err = -ENOMEM;
+	if (io->err) {
+		end(io, clock_now_ns());
+		return io->err;
+	}
+	if (io->op == LUN_COPY)
+		waited = lock_copy_blocking(io);
+	else if (traits_of(io)->locks)
+		waited = lock_own_blocking(io);
+	if (waited)
+		count_conflict(io);
+	while (lun_plan_next(io, err, &store)) {
+		io->bio.reactor = NULL;
+		err = block_run(store, &io->bio);
+	}
+	lun_bounce_put(io);
+	unlock_ranges(io);
+	end(io, clock_now_ns());
+	return io->err;
+}
