@@ -1,0 +1,49 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The daemon's end of a ring: takes commands out of shared memory that a hostile client may be
+ * changing at this very moment, and puts results back. Nothing here believes what it reads: a
+ * command is copied out once, then checked, then used.
+ */
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "front/port/port_spec.h"
+
+/** Private to the daemon. Used by one thread. */
+struct port_ring {
+	void *shm;
+	uint32_t head;	   /* commands ever taken, modulo 2^32 */
+	uint64_t inflight; /* bit i: slot i has a command that is not completed */
+};
+
+/** A checked command. */
+struct port_request {
+	uint32_t tag;
+	enum port_op op;
+	unsigned flags;
+	uint64_t off, len; /* off + len does not overflow; len fits the op */
+	uint32_t room;
+};
+
+static_assert(PORT_SLOTS == 64, "port_ring.inflight has a bit for each slot");
+
+/** @shm: PORT_META_SIZE bytes at least, zeroed. */
+void port_ring_init(struct port_ring *r, void *shm);
+/**
+ * Returns 1 and the next command, its slot being in flight from now on; 0 when there is none;
+ * -EPROTO when the client has broken the protocol, *@ret_what saying how (a static string).
+ */
+int port_ring_take(struct port_ring *r, struct port_request *ret_req, const char **ret_what);
+/**
+ * Publishes the result of the command of slot @tag, which is in flight, and frees the slot. Returns
+ * whether its waiter sleeps, so that port_ring_wake() is due.
+ */
+bool port_ring_complete(struct port_ring *r, uint32_t tag, int32_t result);
+void port_ring_wake(struct port_ring *r, uint32_t tag);
+/**
+ * Asks for the doorbell to be rung from now on. Returns false when a command has come in the
+ * meantime: then take it; the doorbell may ring as well.
+ */
+bool port_ring_sleep(struct port_ring *r);

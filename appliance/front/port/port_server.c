@@ -1,0 +1,372 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The listener: who may connect, and the list of who has. Each client is a session on one reactor
+ * of the set (port_session.c).
+ *
+ * The lock guards the list and the life of the server; it is held for list work only. A stop asks
+ * the listener and each session to end, by message to its reactor; whoever ends last frees the
+ * server.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <grp.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/cleanup.h"
+#include "base/clock.h"
+#include "base/log.h"
+#include "front/port/port_private.h"
+#include "front/port/port_socket.h"
+
+#define DEFAULT_MAX_CLIENTS 1024
+#define RETRY_NS	    (100 * NSEC_PER_MSEC)
+#define MAX_PEER_GROUPS	    256
+
+/* --- who may connect --- */
+
+static bool in_groups(int fd, gid_t primary, gid_t wanted)
+{
+	gid_t groups[MAX_PEER_GROUPS];
+	socklen_t len = sizeof(groups);
+
+	if (wanted == (gid_t)-1)
+		return false;
+	if (primary == wanted)
+		return true;
+	if (getsockopt(fd, SOL_SOCKET, SO_PEERGROUPS, groups, &len) < 0)
+		return false;
+	for (size_t i = 0; i < len / sizeof(groups[0]); i++) {
+		if (groups[i] == wanted)
+			return true;
+	}
+	return false;
+}
+
+/** Returns whether the peer of @fd may connect, and who it is. */
+static bool check_peer(struct port_server *s, int fd, struct port_peer *ret_peer)
+{
+	struct ucred cred;
+	socklen_t len = sizeof(cred);
+
+	if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &cred, &len) < 0)
+		return false;
+	*ret_peer = (struct port_peer){.sock = fd, .pid = cred.pid, .uid = cred.uid};
+	return cred.uid == 0 || cred.uid == geteuid() || in_groups(fd, cred.gid, s->gid);
+}
+
+static bool is_full(struct port_server *s)
+{
+	mutex_scope(&s->lock);
+	return s->n_sessions >= s->max_clients;
+}
+
+/** Takes @fd over. */
+static void admit(struct port_server *s, int fd)
+{
+	struct port_peer peer = {.sock = fd};
+	const char *why = NULL;
+
+	if (!check_peer(s, fd, &peer))
+		why = "credentials";
+	else if (is_full(s))
+		why = "too many clients";
+	else if (port_session_start(s, reactor_set_next(s->set), &peer) < 0)
+		why = "out of memory";
+	if (!why) {
+		metric_add(&s->accepted, 1);
+		return;
+	}
+	log_warn("port.refused", "pid=%d uid=%u why=\"%s\"", (int)peer.pid, (unsigned)peer.uid,
+		 why);
+	metric_add(&s->refused, 1);
+	close(fd);
+}
+
+/* --- the listener --- */
+
+static void listener_free(struct port_server *s)
+{
+	struct stat st;
+
+	/* Only the socket file that we made, not one of a later instance. */
+	if (stat(s->path, &st) == 0 && st.st_dev == s->dev && st.st_ino == s->ino)
+		unlink(s->path);
+	close(s->fd);
+}
+
+static void accept_arm(struct port_server *s)
+{
+	s->accepting = true;
+	io_uring_prep_accept(reactor_sqe(s->reactor, &s->accept_op), s->fd, NULL, NULL,
+			     SOCK_CLOEXEC);
+}
+
+/** The lock is held, and something has ended: is it the last thing? */
+static bool is_over_locked(struct port_server *s)
+{
+	mutex_assert_held(&s->lock);
+	return s->listener_closed && s->n_sessions == 0;
+}
+
+static void server_free(struct port_server *s)
+{
+	void (*stopped)(void *ctx) = s->stopped;
+	void *ctx = s->stopped_ctx;
+
+	mutex_destroy(&s->lock);
+	free(s->path);
+	free(s);
+	stopped(ctx);
+}
+
+static void listener_closed(struct port_server *s)
+{
+	bool over;
+
+	reactor_timer_cancel(s->reactor, &s->retry);
+	listener_free(s);
+	mutex_lock(&s->lock);
+	/* Sessions that were admitted while the stop was on its way have missed it. */
+	for (struct list_node *n = s->sessions.next; n != &s->sessions; n = n->next)
+		port_session_close(port_session_from_link(n));
+	s->listener_closed = true;
+	over = is_over_locked(s);
+	mutex_unlock(&s->lock);
+	if (over)
+		server_free(s);
+}
+
+static bool is_stopping(struct port_server *s)
+{
+	mutex_scope(&s->lock);
+	return s->stopping;
+}
+
+static void accept_done(struct reactor_op *op, int res, uint32_t flags)
+{
+	struct port_server *s = container_of(op, struct port_server, accept_op);
+	bool stopping = is_stopping(s);
+
+	s->accepting = false;
+	if (res >= 0 && stopping)
+		close(res);
+	else if (res >= 0)
+		admit(s, res);
+	if (stopping)
+		listener_closed(s);
+	else if (res >= 0 || res == -ECONNABORTED || res == -EINTR)
+		accept_arm(s);
+	else {
+		log_warn("port.accept", "error=\"%s\"", strerror(-res));
+		reactor_timer_arm(s->reactor, &s->retry, reactor_now(s->reactor) + RETRY_NS);
+	}
+}
+
+static void retry_accept(struct reactor_timer *t)
+{
+	accept_arm(container_of(t, struct port_server, retry));
+}
+
+static void start_listening(struct reactor_msg *m)
+{
+	accept_arm(container_of(m, struct port_server, start_msg));
+}
+
+static void stop_listening(struct reactor_msg *m)
+{
+	struct port_server *s = container_of(m, struct port_server, stop_msg);
+
+	if (s->accepting)
+		reactor_cancel(s->reactor, &s->accept_op);
+	else
+		listener_closed(s);
+}
+
+/** Removes a socket file that nobody listens on. */
+static int remove_stale(const struct sockaddr_un *sa, struct reason *why)
+{
+	_cleanup_close_ int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+	struct stat st;
+
+	if (lstat(sa->sun_path, &st) < 0)
+		return 0;
+	if (!S_ISSOCK(st.st_mode))
+		return reason_set(why, EEXIST, "%s: exists and is no socket", sa->sun_path);
+	if (fd < 0)
+		return reason_set(why, errno, "socket: %s", strerror(errno));
+	if (connect(fd, (const struct sockaddr *)sa, sizeof(*sa)) == 0)
+		return reason_set(why, EADDRINUSE, "%s: in use by another instance", sa->sun_path);
+	if (errno != ECONNREFUSED)
+		return reason_set(why, errno, "%s: %s", sa->sun_path, strerror(errno));
+	unlink(sa->sun_path);
+	return 0;
+}
+
+static int listen_on(const struct port_options *opt, int *ret_fd, struct reason *why)
+{
+	mode_t mode = opt->socket_mode ? opt->socket_mode : opt->gid != (gid_t)-1 ? 0660 : 0600;
+	_cleanup_close_ int fd = -1;
+	struct sockaddr_un sa;
+	int err = port_socket_address(opt->path, &sa, why);
+
+	if (!err)
+		err = remove_stale(&sa, why);
+	if (err)
+		return err;
+	fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+	if (fd < 0)
+		return reason_set(why, errno, "socket: %s", strerror(errno));
+	/* On a socket not bound yet, the mode of its inode is the mode that the file gets. */
+	if (fchmod(fd, mode) < 0 || bind(fd, (struct sockaddr *)&sa, sizeof(sa)) < 0)
+		return reason_set(why, errno, "%s: %s", opt->path, strerror(errno));
+	if ((opt->gid != (gid_t)-1 && chown(opt->path, (uid_t)-1, opt->gid) < 0) ||
+	    listen(fd, 128) < 0) {
+		int err2 = errno;
+
+		unlink(opt->path);
+		return reason_set(why, err2, "%s: %s", opt->path, strerror(err2));
+	}
+	*ret_fd = take_fd(fd);
+	return 0;
+}
+
+/* --- what others call --- */
+
+int port_server_start(const struct port_options *opt, struct port_server **ret_server,
+		      struct reason *why)
+{
+	struct port_server *s = calloc(1, sizeof(*s));
+	struct stat st = {0};
+	int err;
+
+	if (!s || !(s->path = strdup(opt->path))) {
+		free(s);
+		return reason_set(why, ENOMEM, "out of memory");
+	}
+	err = listen_on(opt, &s->fd, why);
+	if (err) {
+		free(s->path);
+		free(s);
+		return err;
+	}
+	(void)!stat(opt->path, &st);
+	s->dev = st.st_dev;
+	s->ino = st.st_ino;
+	s->gid = opt->gid;
+	s->max_clients = opt->max_clients ? opt->max_clients : DEFAULT_MAX_CLIENTS;
+	s->set = opt->set;
+	s->luns = opt->luns;
+	s->reactor = reactor_set_next(opt->set);
+	mutex_init(&s->lock, LOCK_RANK_FRONT);
+	list_init(&s->sessions);
+	s->accept_op.done = accept_done;
+	s->start_msg.fn = start_listening;
+	s->stop_msg.fn = stop_listening;
+	reactor_timer_init(&s->retry, retry_accept);
+	reactor_post(s->reactor, &s->start_msg);
+	*ret_server = s;
+	return 0;
+}
+
+struct stop_waiter {
+	struct mutex lock;
+	pthread_cond_t cond;
+	bool done;
+};
+
+static void stop_wake(void *ctx)
+{
+	struct stop_waiter *w = ctx;
+
+	mutex_scope(&w->lock);
+	w->done = true;
+	pthread_cond_signal(&w->cond);
+}
+
+static void stop_begin(struct port_server *s, void (*stopped)(void *ctx), void *ctx)
+{
+	mutex_scope(&s->lock);
+	s->stopping = true;
+	s->stopped = stopped;
+	s->stopped_ctx = ctx;
+	for (struct list_node *n = s->sessions.next; n != &s->sessions; n = n->next)
+		port_session_close(port_session_from_link(n));
+	/* The listener goes last: the server cannot be freed before this is posted. */
+	reactor_post(s->reactor, &s->stop_msg);
+}
+
+void port_server_stop(struct port_server *s, void (*stopped)(void *ctx), void *ctx)
+{
+	struct stop_waiter w = {.cond = PTHREAD_COND_INITIALIZER};
+
+	if (!s)
+		return;
+	if (stopped) {
+		stop_begin(s, stopped, ctx);
+		return;
+	}
+	mutex_init(&w.lock, LOCK_RANK_LEAF);
+	stop_begin(s, stop_wake, &w);
+	mutex_lock(&w.lock);
+	while (!w.done)
+		mutex_wait(&w.lock, &w.cond);
+	mutex_unlock(&w.lock);
+	mutex_destroy(&w.lock);
+}
+
+const char *port_server_path(const struct port_server *s)
+{
+	return s->path;
+}
+
+void port_server_forget(struct port_server *s, struct list_node *link)
+{
+	bool over;
+
+	mutex_lock(&s->lock);
+	list_del(link);
+	s->n_sessions--;
+	over = is_over_locked(s);
+	mutex_unlock(&s->lock);
+	if (over)
+		server_free(s);
+}
+
+int port_server_list(struct port_server *s, struct port_client_info **ret_clients, size_t *ret_n)
+{
+	struct port_client_info *clients;
+	size_t n = 0;
+
+	mutex_scope(&s->lock);
+	clients = calloc(s->n_sessions + 1, sizeof(*clients));
+	if (!clients)
+		return -ENOMEM;
+	for (struct list_node *l = s->sessions.next; l != &s->sessions; l = l->next)
+		port_session_get_info(port_session_from_link(l), &clients[n++]);
+	*ret_clients = clients;
+	*ret_n = n;
+	return 0;
+}
+
+void port_server_stats(struct port_server *s, struct port_stats *ret_stats)
+{
+	struct port_client_info info;
+	uint64_t resident = 0;
+
+	mutex_scope(&s->lock);
+	for (struct list_node *l = s->sessions.next; l != &s->sessions; l = l->next) {
+		port_session_get_info(port_session_from_link(l), &info);
+		resident += info.resident_bytes;
+	}
+	*ret_stats = (struct port_stats){
+		.clients = s->n_sessions,
+		.accepted = metric_read(&s->accepted),
+		.refused = metric_read(&s->refused),
+		.violations = metric_read(&s->violations),
+		.resident_bytes = resident,
+	};
+}

@@ -1,0 +1,147 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The embedded form: one LUN, opened by nbdkit itself. nbdkit's own threads carry the I/O out by
+ * lun_run(), which blocks, so there is no reactor, no extra thread and no copy: the store reads
+ * into nbdkit's buffer and writes from it. All connections share the one LUN and its one entrance,
+ * which is why multi-conn holds: what one connection was told is written, every other one reads.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "backend.h"
+#include "lun/lun.h"
+
+static struct lun *the_lun;
+
+static_assert((int)PORT_EXTENT_HOLE == (int)BLOCK_EXTENT_HOLE, "same bits");
+static_assert((int)PORT_EXTENT_ZERO == (int)BLOCK_EXTENT_ZERO, "same bits");
+
+static int embedded_start(const struct plugin_config *cfg, struct reason *why)
+{
+	struct lun_options opt = {
+		.name = "embedded",
+		.path = cfg->file,
+		.mode = !cfg->mode			   ? BLOCK_MODE_AUTO
+			: strcmp(cfg->mode, "direct") == 0 ? BLOCK_MODE_DIRECT
+							   : BLOCK_MODE_BUFFERED,
+		.read_only = cfg->read_only,
+		.create = cfg->size != 0,
+		.size = cfg->size,
+		.block_size = cfg->block_size,
+		.state_dirfd = -1,
+		.description = cfg->description,
+	};
+
+	return lun_open(&opt, &the_lun, why);
+}
+
+static void embedded_stop(void)
+{
+	if (the_lun)
+		lun_unref(the_lun);
+	the_lun = NULL;
+}
+
+static int embedded_open(const char *name, bool read_only, void **ret_handle, struct reason *why)
+{
+	*ret_handle = the_lun;
+	return 0;
+}
+
+static void embedded_close(void *handle)
+{
+}
+
+static void embedded_get_export(void *handle, struct port_export *ret_export)
+{
+	struct lun *lun = handle;
+	struct block_info info;
+	const char *description = lun_description(lun);
+
+	lun_get_block_info(lun, &info);
+	*ret_export = (struct port_export){
+		.size = lun_size(lun),
+		.block_size = lun_block_size(lun),
+		.flags = (lun_read_only(lun) ? PORT_EXPORT_READ_ONLY : 0) |
+			 (info.can_zero_fast ? PORT_EXPORT_FAST_ZERO : 0) |
+			 (info.rotational ? PORT_EXPORT_ROTATIONAL : 0) |
+			 (info.discard_unit ? PORT_EXPORT_TRIM : 0),
+	};
+	if (description)
+		strncpy(ret_export->description, description, PORT_DESCRIPTION_MAX - 1);
+}
+
+static const enum lun_op lun_ops[] = {
+	[PORT_READ] = LUN_READ,	 [PORT_WRITE] = LUN_WRITE, [PORT_FLUSH] = LUN_FLUSH,
+	[PORT_TRIM] = LUN_UNMAP, [PORT_ZERO] = LUN_ZERO,   [PORT_PREFETCH] = LUN_PREFETCH,
+};
+
+static int embedded_io(void *handle, enum port_op op, unsigned flags, uint64_t off, uint64_t len,
+		       void *buf)
+{
+	struct iovec iov = {.iov_base = buf, .iov_len = len};
+	struct lun_io io;
+
+	memset(&io, 0, sizeof(io));
+	io.op = lun_ops[op];
+	io.flags = (flags & PORT_FUA ? LUN_IO_FUA : 0) |
+		   (flags & PORT_MAY_TRIM ? LUN_IO_MAY_UNMAP : 0) |
+		   (flags & PORT_FAST ? LUN_IO_FAST : 0);
+	io.off = off;
+	io.len = len;
+	io.reg_index = -1;
+	if (op == PORT_READ || op == PORT_WRITE) {
+		io.iov = &iov;
+		io.niov = 1;
+	}
+	return lun_run(handle, &io);
+}
+
+static int embedded_extents(void *handle, uint64_t off, uint64_t len, struct port_extent *extents,
+			    unsigned *n)
+{
+	struct block_extent *found = calloc(*n, sizeof(*found));
+	struct lun_io io;
+	int err;
+
+	if (!found)
+		return -ENOMEM;
+	memset(&io, 0, sizeof(io));
+	io.op = LUN_STATUS;
+	io.off = off;
+	io.len = len;
+	io.reg_index = -1;
+	io.extents = found;
+	io.n_extents = *n;
+	err = lun_run(handle, &io);
+	for (unsigned i = 0; !err && i < io.n_extents; i++)
+		extents[i] = (struct port_extent){.len = found[i].len, .flags = found[i].flags};
+	if (!err)
+		*n = io.n_extents;
+	free(found);
+	return err;
+}
+
+static int embedded_list(struct port_export **ret_exports, size_t *ret_n, struct reason *why)
+{
+	struct port_export *e = malloc(sizeof(*e));
+
+	if (!e)
+		return reason_set(why, ENOMEM, "out of memory");
+	embedded_get_export(the_lun, e);
+	*ret_exports = e;
+	*ret_n = 1;
+	return 0;
+}
+
+const struct backend backend_embedded = {
+	.start = embedded_start,
+	.stop = embedded_stop,
+	.open = embedded_open,
+	.close = embedded_close,
+	.get_export = embedded_get_export,
+	.io = embedded_io,
+	.extents = embedded_extents,
+	.list = embedded_list,
+};
