@@ -5,6 +5,7 @@
  * 2: bad usage.
  */
 #include <getopt.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -25,7 +26,7 @@ static const char help[] =
 	"  --block-size N     when there are only NBD connections (default 512)\n"
 	"  --seconds S        how long (default 10)\n"
 	"  --seed N           of what is sent (default 1)\n"
-	"  --reconnect S      a lost connection may take so many seconds to come back\n"
+	"  --reconnect[=S]    a lost connection may take so many seconds (30) to come back\n"
 	"  --unmap-zeroes     UNMAP and TRIM must zero (else each block may also stay)\n"
 	"  --atomic-reads     a read must see a CAW or an atomic write wholly or not at all\n"
 	"  --torn-reads       a block that is read while it is written may be a mixture\n";
@@ -77,7 +78,7 @@ static bool take_option(struct options *o, int opt, const char *arg)
 		o->run.seed = strtoull(arg, NULL, 0);
 		return true;
 	case 'r':
-		o->run.reconnect_seconds = atof(arg);
+		o->run.reconnect_seconds = arg ? atof(arg) : 30;
 		return o->run.reconnect_seconds > 0;
 	case 'u':
 		o->run.unmap_zeroes = true;
@@ -100,7 +101,7 @@ static bool parse_options(int argc, char **argv, struct options *o)
 		{"blocks", 1, 0, 'b'},	     {"depth", 1, 0, 'd'},
 		{"max-blocks", 1, 0, 'm'},   {"block-size", 1, 0, 'z'},
 		{"seconds", 1, 0, 's'},	     {"seed", 1, 0, 'S'},
-		{"reconnect", 1, 0, 'r'},    {"unmap-zeroes", 0, 0, 'u'},
+		{"reconnect", 2, 0, 'r'},    {"unmap-zeroes", 0, 0, 'u'},
 		{"atomic-reads", 0, 0, 'a'}, {"torn-reads", 0, 0, 't'},
 		{"help", 0, 0, 'h'},	     {0},
 	};
@@ -147,6 +148,7 @@ int main(int argc, char **argv)
 		fputs(help, stderr);
 		return 2;
 	}
+	signal(SIGPIPE, SIG_IGN); /* a lost connection is an answer, not an end */
 	unsigned n = make_clients(&o, clients);
 	int r = -1;
 
