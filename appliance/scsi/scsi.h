@@ -70,6 +70,7 @@ struct scsi_cmd {
 	/* --- data-out: set by the front before execute --- */
 	struct iobuf *out; /* the front's; NULL when there is none */
 	uint32_t out_len;  /* bytes of data-out that arrived (may be less than data_len) */
+	bool out_excess; /* the initiator has more than data_len to send; it is not asked for it */
 
 	/* --- result --- */
 	enum scsi_status status;
@@ -89,8 +90,11 @@ struct scsi_cmd {
 	struct iobuf_waiter mem_wait;
 	void *priv; /* state of a command of several steps (EXTENDED COPY, UNMAP lists) */
 	void (*priv_free)(void *priv);
+	void (*next)(struct scsi_cmd *cmd); /* goes on when there is memory */
 	int step;
 	bool aborted;
+	bool parsing, refused; /* within scsi_cmd_parse(); it has set status and sense */
+	bool waiting;	       /* queued on the pool for memory */
 };
 
 void scsi_cmd_parse(struct scsi_cmd *cmd);
@@ -108,15 +112,16 @@ void scsi_cmd_abort(struct scsi_cmd *cmd);
 /** What a device server asks its front for. */
 struct scsi_nexus_ops {
 	/*
-	 * Any thread (a message is posted when it is not the nexus's own): abort all commands of
+	 * Any thread. On another thread than the nexus's own, locks of the device server are held:
+	 * post a message and return. Abort all commands of
 	 * this nexus on @lu (NULL: on all), because another nexus said so (CLEAR TASK SET, LUN
 	 * RESET, PREEMPT AND ABORT) - with status TASK ABORTED when @tas, silently otherwise; call
 	 * fin(arg) when none is left.
 	 */
 	void (*abort_all)(struct scsi_nexus *nx, struct scsi_lu *lu, bool tas,
 			  void (*fin)(void *arg), void *arg);
-	/* Any thread. A LUN came, went or changed: the front may tell the initiator (iSCSI async
-	 * message). */
+	/* Any thread, locks of the device server are held: do not call back into it. A LUN came,
+	 * went or changed: the front may tell the initiator (iSCSI async message). Optional. */
 	void (*event)(struct scsi_nexus *nx, struct scsi_lu *lu, uint8_t asc, uint8_t ascq);
 };
 
@@ -132,6 +137,7 @@ struct scsi_nexus {
 	/* Whether @initiator may see LUs of another target, for third-party copy; NULL: only its
 	 * own target. */
 	bool (*may_see)(struct scsi_nexus *nx, struct scsi_target *other);
+	struct lun_counters *counters; /* the session's, its I/O is counted there too; or NULL */
 
 	/* --- the device server's --- */
 	struct list_node link; /* target's nexuses; under its lock */

@@ -43,15 +43,18 @@ enum scsi_op_flags {
 	SCSI_OP_NO_UA = 1 << 3,	   /* runs in spite of a unit attention, and leaves it pending */
 	SCSI_OP_NO_LU = 1 << 4,	   /* runs on a LUN that has no logical unit (cmd->lu is NULL) */
 	SCSI_OP_SANITIZE = 1 << 5, /* runs while the medium is being, or failed to be, sanitized */
-	SCSI_OP_LBA = 1 << 6,	   /* lba_off/lba_len: [lba, lba+blocks) must lie on the medium */
+	SCSI_OP_LBA = 1 << 6,	   /* [lba, lba+blocks) must lie on the medium */
+	SCSI_OP_SIX = 1 << 7,	   /* READ(6), WRITE(6): 21 bits of LBA, 0 blocks means 256 */
+	SCSI_OP_THIN = 1 << 8,	   /* exists on thin provisioned logical units only */
 };
 
 /** Which reservations of others a command runs under (SPC-4 table 66, SBC-3 table 13). */
 enum scsi_resv_class {
-	SCSI_RESV_ANY,	 /* under all: INQUIRY, REPORT LUNS, ... */
-	SCSI_RESV_READ,	 /* conflicts with exclusive access by others */
-	SCSI_RESV_WRITE, /* conflicts with write exclusive too */
-	SCSI_RESV_OWN,	 /* judged by the handler: PERSISTENT RESERVE, RESERVE(6), RELEASE(6) */
+	SCSI_RESV_ANY,	  /* under all: INQUIRY, REPORT LUNS, ... */
+	SCSI_RESV_READ,	  /* conflicts with exclusive access by others */
+	SCSI_RESV_WRITE,  /* conflicts with write exclusive too */
+	SCSI_RESV_LEGACY, /* conflicts with another's RESERVE(6) only */
+	SCSI_RESV_OWN,	  /* judged by the handler: PERSISTENT RESERVE, RESERVE(6), RELEASE(6) */
 };
 
 /** How row->len_off/len_len of the CDB gives the number of bytes that move. */
@@ -67,7 +70,7 @@ struct scsi_opcode {
 	uint8_t opcode;
 	uint8_t sa; /* with SCSI_OP_SA */
 	uint8_t cdb_len;
-	uint8_t flags;
+	uint16_t flags;
 	uint8_t resv; /* enum scsi_resv_class */
 	uint8_t dir;  /* enum scsi_dir */
 	uint8_t len_kind;
@@ -130,9 +133,18 @@ struct scsi_itl {
 	_Atomic bool prevent;	     /* PREVENT ALLOW MEDIUM REMOVAL; changed under lu->lock */
 	struct list_node nexus_link; /* nexus->itls; nexus's thread */
 	uint64_t map_gen;	     /* target's map generation it was checked against; ditto */
-	uint32_t cmds;		     /* commands that hold it; nexus's thread */
+	_Atomic uint32_t cmds;	     /* commands that hold it; written by the nexus's thread */
 	bool stale;		     /* no longer in nexus->itls; freed with its last command */
 };
+
+/** The state of @nx on LUN @lun, made when it is not there yet; NULL: no such LUN (*@ret_err 0) or
+ * -ENOMEM. On the nexus's thread. */
+struct scsi_itl *scsi_itl_find(struct scsi_nexus *nx, uint64_t lun, int *ret_err);
+/** A command holds on to it, lets go of it. On the nexus's thread. */
+void scsi_itl_get(struct scsi_itl *itl);
+void scsi_itl_put(struct scsi_itl *itl);
+/** Ends a nexus's say over medium removal. lu->lock held. */
+void scsi_itl_allow_removal_locked(struct scsi_itl *itl);
 
 /* --- the logical unit --- */
 
@@ -142,8 +154,7 @@ enum scsi_gate {
 	SCSI_GATE_SWP = 1 << 1,	      /* software write protect: the control mode page's SWP */
 	SCSI_GATE_RESERVED = 1 << 2,  /* some reservation exists: ask scsi_pr_check() */
 	SCSI_GATE_EJECTED = 1 << 3,   /* 02/3A/00 */
-	SCSI_GATE_STOPPED = 1 << 4,   /* 02/04/02 initializing command required */
-	SCSI_GATE_SANITIZE = 1 << 5,  /* in progress or failed: ask scsi_sanitize_refusal() */
+	SCSI_GATE_SANITIZE = 1 << 4,  /* in progress or failed: ask scsi_sanitize_refusal() */
 };
 
 struct scsi_pr;	      /* pr.c */
@@ -163,7 +174,7 @@ struct scsi_lu {
 	struct lun *lun;
 	uint32_t block_size;
 	uint8_t block_shift;
-	bool read_only, removable, thin;
+	bool read_only, removable, thin, rotational;
 	uint32_t physical_shift;		  /* physical block = logical << this */
 	char vendor[9], product[17], revision[5]; /* padded with spaces, NUL-terminated */
 	struct lun_watcher watcher;
@@ -185,8 +196,14 @@ static inline uint32_t scsi_lu_gates(struct scsi_lu *lu)
 {
 	return atomic_load_explicit(&lu->gates, memory_order_acquire);
 }
+/** LUN or target reset: everything but the aborting of tasks. lu->lock not held. */
+void scsi_lu_reset(struct scsi_lu *lu, enum scsi_ua ua);
 /** Any thread. */
 void scsi_lu_set_gate(struct scsi_lu *lu, enum scsi_gate gate, bool on);
+
+/** The most urgent unit attention of @itl, taken off; -1: none. */
+int scsi_ua_take(struct scsi_itl *itl);
+uint16_t scsi_ua_asc(enum scsi_ua ua);
 
 /** Any thread, lu->lock not held. Raises @ua for every nexus that has used @lu, but @except (may
  * be NULL). */
@@ -203,6 +220,8 @@ void scsi_ua_raise_nexus_locked(struct scsi_lu *lu, enum scsi_ua ua, uint64_t ne
 struct scsi_lu *scsi_lu_find_designator(struct scsi_nexus *nx, const uint8_t *desig, unsigned len);
 /** Number of target ports (relative identifiers 1..n), all in target port group SCSI_TPG_ID. */
 unsigned scsi_target_ports(struct scsi_target *t);
+/** Writes the numbers of @t's LUNs, ascending, into @buf as 8 byte LUN fields; returns how many. */
+unsigned scsi_target_list_luns(struct scsi_target *t, uint8_t buf[SCSI_LUNS_MAX * 8]);
 #define SCSI_TPG_ID 1
 
 /** Calls nx->ops->abort_all for the nexus with id @nexus_id if it is attached to a target that
@@ -256,6 +275,23 @@ void scsi_fail_errno(struct scsi_cmd *cmd, int err, bool write, uint64_t info_lb
 /** The sense for -errno @err, as above; @err != 0. */
 void scsi_sense_from_errno(int err, bool write, struct scsi_sense *ret_s);
 
+/* --- limits that VPD page B0h tells and the handlers hold to (blocks, unless said) --- */
+
+#define SCSI_UNMAP_MAX_DESC   256u
+#define SCSI_UNMAP_MAX_BLOCKS (1u << 20)
+#define SCSI_WS_MAX_BYTES     (512ull << 20)
+#define SCSI_CAW_MAX	      255u
+#define SCSI_ATOMIC_MAX	      256u
+
+static inline uint32_t scsi_max_transfer(const struct scsi_lu *lu)
+{
+	return IOBUF_MAX >> lu->block_shift;
+}
+static inline uint32_t scsi_max_write_same(const struct scsi_lu *lu)
+{
+	return (uint32_t)(SCSI_WS_MAX_BYTES >> lu->block_shift);
+}
+
 /* --- LUN I/O of a command --- */
 
 /**
@@ -265,6 +301,14 @@ void scsi_sense_from_errno(int err, bool write, struct scsi_sense *ret_s);
  */
 void scsi_io(struct scsi_cmd *cmd, struct lun *lun, enum lun_op op, unsigned flags, uint64_t off,
 	     uint64_t len, void *buf, size_t len_buf, void (*done)(struct lun_io *io));
+/** Gets cmd->in with room for @len bytes (1..IOBUF_MAX), then calls @next: now, or when there is
+ * memory. */
+void scsi_alloc_in(struct scsi_cmd *cmd, uint32_t len, void (*next)(struct scsi_cmd *cmd));
+/** Starts LUN_STATUS on [off, off+len) into @n extents at @ext, likewise. */
+void scsi_io_status(struct scsi_cmd *cmd, uint64_t off, uint64_t len, struct block_extent *ext,
+		    unsigned n, void (*done)(struct lun_io *io));
+/** What most commands do when their LUN I/O is done: GOOD, or the sense for io->err. */
+void scsi_io_finish(struct lun_io *io);
 static inline struct scsi_cmd *scsi_cmd_of_io(struct lun_io *io)
 {
 	return container_of(io, struct scsi_cmd, io);
