@@ -37,7 +37,7 @@ def survive(e, kills, seed):
     """Runs the checker with reconnection while things are killed; it verifies all data at its end."""
     rng = random.Random(seed)
     check = subprocess.Popen(
-        [TOOLS / "consistency", "--iscsi", e.iscsi(), "--iscsi", e.iscsi(), "--nbd", e.nbd(), "--nbd", e.nbd(),
+        [TOOLS / "consistency/consistency", "--iscsi", e.iscsi(), "--iscsi", e.iscsi(), "--nbd", e.nbd(), "--nbd", e.nbd(),
          "--reconnect", "--seconds", str(int(kills * 3.5 * SLOW) + 5), "--seed", str(seed)],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, stdin=subprocess.DEVNULL)
     done = 0

@@ -59,7 +59,7 @@ def test_image_in_over_one_protocol_and_out_over_the_other(ebb, tmp_path, mib):
 
 def checker(e, seconds, seed, extra=()):
     """Our consistency checker over both protocols at once."""
-    return run(TOOLS / "consistency", "--iscsi", e.iscsi(), "--iscsi", e.iscsi(), "--nbd", e.nbd(), "--nbd", e.nbd(),
+    return run(TOOLS / "consistency/consistency", "--iscsi", e.iscsi(), "--iscsi", e.iscsi(), "--nbd", e.nbd(), "--nbd", e.nbd(),
                "--seconds", seconds, "--seed", seed, *extra, timeout=seconds + 120)
 
 
