@@ -228,6 +228,7 @@ void listener_close(struct listener *l)
 	    st.st_ino == l->file.st_ino && st.st_dev == l->file.st_dev)
 		unlink(path);
 	l->closing = true;
+	shutdown(l->fd, SHUT_RDWR); /* no connection is taken from now on */
 	reactor_timer_cancel(l->r, &l->pause);
 	if (l->armed)
 		reactor_cancel(l->r, &l->op);

@@ -65,7 +65,10 @@ struct stream_tx {
 
 /** Queues @tx behind what is queued. @tx and its bytes stay untouched until sent(). */
 void stream_send(struct stream *s, struct stream_tx *tx);
-/** The send queue is above its high-water mark: stop making more. */
+/**
+ * The send queue has risen above its high-water mark and not fallen to the low one since: stop
+ * making more until drained().
+ */
 bool stream_tx_full(const struct stream *s);
 /** Bytes queued and not yet taken by the kernel. */
 size_t stream_tx_bytes(const struct stream *s);

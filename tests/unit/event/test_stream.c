@@ -73,7 +73,7 @@ static void answer(struct server *srv, struct answer *a, size_t len)
 	a->tx.sent = answer_sent;
 	stream_send(srv->s, &a->tx);
 	if (stream_tx_full(srv->s)) {
-		assert_true(stream_tx_bytes(srv->s) > srv->opt.tx_high);
+		assert_true(stream_tx_bytes(srv->s) > srv->opt.tx_low);
 		srv->tx_full = 1;
 		if (srv->pause_when_full)
 			stream_pause(srv->s);
