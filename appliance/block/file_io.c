@@ -1,13 +1,30 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * Plans carried out by the reactor's io_uring. A hot read or write is one SQE; what can only block
- * goes to a worker. A loop, not recursion: a primitive either is under way when drive() returns,
- * or the I/O is done.
+ * goes to a worker.
+ *
+ * Small buffered writes are special. Where the file system can write to the page cache without
+ * blocking (FMODE_NOWAIT for buffered writes: XFS, btrfs), io_uring does so at submission. Where it
+ * cannot (ext4), io_uring hands every such write to a kernel thread. Measured on ext4 (Linux 6.18,
+ * 2 cores), 4 KiB at random, by the ring and by a plain pwritev2(2) on the reactor's thread: depth
+ * 1    28,000-72,000 a second, 11-25 s of CPU a million     540,000, 1.9 s depth 32
+ * 480,000-690,000,        2.6-3.4 s                    490,000, 2.1 s So there small writes are
+ * made by the reactor's own thread - as long as they do not block: one that took more than
+ * INLINE_SLOW_NS (dirty page throttling, a page that had to be read first) sends the following ones
+ * through the ring for a while, twice as long each time it happens again.
  */
 #include "block/file_private.h"
 
 #include <errno.h>
 #include <fcntl.h>
+#include <sys/uio.h>
+
+#include "base/clock.h"
+
+#define INLINE_MAX	   (64u << 10)
+#define INLINE_SLOW_NS	   (4 * NSEC_PER_MSEC)
+#define INLINE_BACKOFF_MIN (10 * NSEC_PER_MSEC)
+#define INLINE_BACKOFF_MAX (2 * NSEC_PER_SEC)
 
 static void drive(struct file_store *f, struct block_io *io);
 
@@ -103,15 +120,84 @@ static void issue(struct file_store *f, struct block_io *io, const struct file_p
 	}
 }
 
+/* --- buffered writes on this thread --- */
+
+static uint64_t relaxed(_Atomic uint64_t *v)
+{
+	return atomic_load_explicit(v, memory_order_relaxed);
+}
+
+/* Learns, from its first write, whether the file system writes without blocking. */
+static int write_way(struct file_store *f, const struct file_prim *p, ssize_t *ret_res)
+{
+	int way = atomic_load_explicit(&f->write_way, memory_order_relaxed);
+
+	if (way != FILE_WRITE_UNKNOWN)
+		return way;
+	*ret_res = pwritev2(f->fd, p->iov, p->niov, (off_t)p->off, RWF_NOWAIT);
+	way = *ret_res < 0 && errno == EOPNOTSUPP ? FILE_WRITE_INLINE : FILE_WRITE_RING;
+	atomic_store_explicit(&f->write_way, way, memory_order_relaxed);
+	return way;
+}
+
+static void took(struct file_store *f, uint64_t ns, uint64_t now)
+{
+	uint64_t backoff = relaxed(&f->inline_backoff);
+
+	if (ns < INLINE_SLOW_NS) {
+		/* Quick for as long again as it was kept away: forgiven. */
+		if (backoff && now > relaxed(&f->inline_after) + backoff)
+			atomic_store_explicit(&f->inline_backoff, 0, memory_order_relaxed);
+		return;
+	}
+	backoff = backoff ? backoff * 2 : INLINE_BACKOFF_MIN;
+	if (backoff > INLINE_BACKOFF_MAX)
+		backoff = INLINE_BACKOFF_MAX;
+	atomic_store_explicit(&f->inline_backoff, backoff, memory_order_relaxed);
+	atomic_store_explicit(&f->inline_after, now + backoff, memory_order_relaxed);
+}
+
+/* Writes on the calling thread if that is the way; true: *@ret_res is the result. */
+static bool write_inline(struct file_store *f, const struct file_prim *p, int *ret_res)
+{
+	uint64_t start, end;
+	ssize_t n = -1;
+
+	if (p->kind != FILE_PRIM_WRITE || f->direct || f->device || p->rwf || p->len > INLINE_MAX)
+		return false;
+	if (write_way(f, p, &n) != FILE_WRITE_INLINE) {
+		*ret_res = (int)n;
+		return n > 0;
+	}
+	start = clock_now_ns();
+	if (start < relaxed(&f->inline_after))
+		return false;
+	n = pwritev2(f->fd, p->iov, p->niov, (off_t)p->off, 0);
+	*ret_res = n < 0 ? -errno : (int)n;
+	end = clock_now_ns();
+	took(f, end - start, end);
+	return true;
+}
+
+/* A loop, not recursion: a primitive is under way when this returns, or the I/O is done. */
 static void drive(struct file_store *f, struct block_io *io)
 {
 	struct file_prim p;
-	int err = file_plan_next(f, io, &p);
+	int res, err = 0;
 
-	if (err || p.kind == FILE_PRIM_NONE)
-		finish(io, err);
-	else
-		issue(f, io, &p);
+	do {
+		if (!err)
+			err = file_plan_next(f, io, &p);
+		if (err || p.kind == FILE_PRIM_NONE) {
+			finish(io, err);
+			return;
+		}
+		if (!write_inline(f, &p, &res)) {
+			issue(f, io, &p);
+			return;
+		}
+		err = file_plan_result(f, io, res);
+	} while (true);
 }
 
 void file_io_submit(struct block_store *s, struct block_io *io)

@@ -28,6 +28,17 @@ struct file_store {
 	char why[160]; /* why this mode */
 	/* --- learnt on the way; relaxed --- */
 	_Atomic bool no_punch, no_zero_range, no_copy;
+	_Atomic int write_way;	       /* enum file_write_way */
+	_Atomic uint64_t inline_after; /* no inline write before this time, ns */
+	_Atomic uint64_t
+		inline_backoff; /* how long the next one that blocks keeps us from it, ns */
+};
+
+/** How small buffered writes go to the kernel (file_io.c). */
+enum file_write_way {
+	FILE_WRITE_UNKNOWN,
+	FILE_WRITE_RING,   /* by io_uring, which does not need a kernel thread for them */
+	FILE_WRITE_INLINE, /* by a plain call, as long as it does not block */
 };
 
 enum file_prim_kind {

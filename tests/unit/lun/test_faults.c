@@ -1,0 +1,384 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* A store in memory that fails on demand: every errno reaches the caller as itself, from every op,
+ * by both ways in, and leaves nothing locked or allocated behind. */
+#include "harness.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define SIZE (4u << 20)
+
+struct fake {
+	struct block_store base;
+	uint8_t *data;
+	int err; /* what the @at-th I/O of op @on fails with */
+	enum block_op on;
+	int at;
+	int calls[BLOCK_PREFETCH + 1];
+	unsigned last_flags;
+	/* Holds back the completion of the next I/O until release() */
+	bool hold;
+	struct block_io *held;
+};
+
+static int fake_run(struct block_store *s, struct block_io *io)
+{
+	struct fake *f = container_of(s, struct fake, base);
+	uint64_t skip = io->iov_off, left = io->len;
+	uint8_t *p = f->data + io->off;
+
+	f->last_flags = io->flags;
+	f->calls[io->op]++;
+	if (f->err && io->op == f->on && f->at-- == 0)
+		return f->err;
+	if (io->op == BLOCK_COPY)
+		return -EOPNOTSUPP;
+	if (io->op == BLOCK_ZERO || io->op == BLOCK_DISCARD)
+		memset(p, 0, io->len);
+	if (io->op != BLOCK_READ && io->op != BLOCK_WRITE)
+		return 0;
+	for (int i = 0; i < io->niov && left; i++) {
+		size_t n = io->iov[i].iov_len;
+		uint8_t *q = io->iov[i].iov_base;
+
+		if (skip >= n) {
+			skip -= n;
+			continue;
+		}
+		q += skip;
+		n -= skip;
+		skip = 0;
+		if (n > left)
+			n = left;
+		if (io->op == BLOCK_READ)
+			memcpy(q, p, n);
+		else
+			memcpy(p, q, n);
+		p += n;
+		left -= n;
+	}
+	return 0;
+}
+
+static void fake_submit(struct block_store *s, struct block_io *io)
+{
+	struct fake *f = container_of(s, struct fake, base);
+	int err = fake_run(s, io);
+
+	if (f->hold) {
+		f->hold = false;
+		f->held = io;
+	} else {
+		io->done(io, err);
+	}
+}
+
+static void fake_close(struct block_store *s)
+{
+	struct fake *f = container_of(s, struct fake, base);
+
+	free(f->data);
+	free(f);
+}
+
+static void fake_info(struct block_store *s, struct block_info *ret_info)
+{
+	*ret_info = (struct block_info){.type = "fake", .size = SIZE, .write_unit = 512};
+}
+
+static const struct block_ops fake_ops = {.type = "fake",
+					  .close = fake_close,
+					  .submit = fake_submit,
+					  .run = fake_run,
+					  .get_info = fake_info};
+
+static struct fake *make_fake(struct lun **ret_lun, bool read_only)
+{
+	struct lun_options opt = {.name = "fake", .state_dirfd = -1};
+	struct fake *f = calloc(1, sizeof(*f));
+	struct reason why = {""};
+
+	f->base.ops = &fake_ops;
+	f->base.size = SIZE;
+	f->base.read_only = read_only;
+	f->data = calloc(1, SIZE);
+	assert_int_equal(lun_create(&opt, &f->base, ret_lun, &why), 0);
+	return f;
+}
+
+/* Block ops that each LUN op may be failed by, and after how many good ones. */
+static const struct {
+	enum lun_op op;
+	enum block_op on;
+	int at;
+} faults[] = {
+	{LUN_READ, BLOCK_READ, 0},
+	{LUN_WRITE, BLOCK_WRITE, 0},
+	{LUN_FLUSH, BLOCK_FLUSH, 0},
+	{LUN_UNMAP, BLOCK_DISCARD, 0},
+	{LUN_ZERO, BLOCK_ZERO, 0},
+	{LUN_WRITE_SAME, BLOCK_WRITE, 0},
+	{LUN_WRITE_SAME, BLOCK_WRITE, 2},
+	{LUN_VERIFY, BLOCK_READ, 0},
+	{LUN_VERIFY, BLOCK_READ, 3},
+	{LUN_COMPARE_AND_WRITE, BLOCK_READ, 1},
+	{LUN_COMPARE_AND_WRITE, BLOCK_WRITE, 0},
+	{LUN_OR_WRITE, BLOCK_READ, 1},
+	{LUN_OR_WRITE, BLOCK_WRITE, 1},
+	{LUN_COPY, BLOCK_COPY, 0},
+	{LUN_COPY, BLOCK_READ, 0},
+	{LUN_COPY, BLOCK_WRITE, 0},
+	{LUN_STATUS, BLOCK_STATUS, 0},
+	{LUN_PREFETCH, BLOCK_PREFETCH, 0},
+};
+
+static const int errnos[] = {-EIO, -ENOSPC, -EROFS, -ENODATA, -ENOMEM, -ETIMEDOUT};
+
+static void every_errno_reaches_the_caller(void **state)
+{
+	uint8_t *buf = malloc(SIZE);
+	struct block_extent ext[4];
+	struct lun *lun;
+	struct fake *f = make_fake(&lun, false);
+
+	for (int way = WAY_SYNC; way <= WAY_ASYNC; way++)
+		for (size_t i = 0; i < sizeof(faults) / sizeof(faults[0]); i++)
+			for (size_t e = 0; e < sizeof(errnos) / sizeof(errnos[0]); e++) {
+				struct iovec v = {buf, SIZE};
+				struct lun_io io = {.op = faults[i].op,
+						    .len = 1u << 20,
+						    .iov = &v,
+						    .niov = 1,
+						    .reg_index = -1,
+						    .pattern_len = 512,
+						    .src = lun,
+						    .src_off = 2u << 20,
+						    .extents = ext,
+						    .n_extents = 4};
+
+				memset(buf, 1, SIZE);
+				memset(f->data, 1, SIZE);
+				f->err = errnos[e];
+				f->on = faults[i].on;
+				f->at = faults[i].at;
+				assert_int_equal(do_io(lun, &io, (enum way)way), errnos[e]);
+				assert_int_equal(f->at, -1); /* the fault was met */
+				/* The same again, with no fault: nothing stayed locked. */
+				f->err = 0;
+				if (io.op == LUN_STATUS)
+					io.n_extents = 4;
+				assert_int_equal(do_io(lun, &io, (enum way)way), 0);
+			}
+	assert_int_equal(metric_read(&lun_counters(lun)->inflight), 0);
+	lun_unref(lun);
+	free(buf);
+}
+
+static void fua_reaches_every_write_of_the_store(void **state)
+{
+	static const enum lun_op ops[] = {LUN_WRITE,
+					  LUN_ZERO,
+					  LUN_UNMAP,
+					  LUN_WRITE_SAME,
+					  LUN_COPY,
+					  LUN_OR_WRITE,
+					  LUN_COMPARE_AND_WRITE};
+	uint8_t *buf = malloc(8192);
+	struct lun *lun;
+	struct fake *f = make_fake(&lun, false);
+
+	for (int way = WAY_SYNC; way <= WAY_ASYNC; way++)
+		for (size_t i = 0; i < sizeof(ops) / sizeof(ops[0]); i++) {
+			struct iovec v = {buf, 8192};
+			struct lun_io io = {.op = ops[i],
+					    .flags = LUN_IO_FUA,
+					    .len = 4096,
+					    .iov = &v,
+					    .niov = 1,
+					    .reg_index = -1,
+					    .pattern_len = 512,
+					    .src = lun,
+					    .src_off = 65536};
+
+			memset(buf, 7, 8192);
+			memset(f->data, 7, SIZE);
+			assert_int_equal(do_io(lun, &io, (enum way)way), 0);
+			assert_true(f->last_flags & BLOCK_FUA);
+		}
+	lun_unref(lun);
+	free(buf);
+}
+
+static void a_read_only_lun_takes_no_write(void **state)
+{
+	static const enum lun_op ops[] = {LUN_WRITE,
+					  LUN_ZERO,
+					  LUN_UNMAP,
+					  LUN_WRITE_SAME,
+					  LUN_COPY,
+					  LUN_OR_WRITE,
+					  LUN_COMPARE_AND_WRITE};
+	uint8_t buf[1024] = {0};
+	struct lun *lun;
+	struct fake *f = make_fake(&lun, true);
+
+	assert_true(lun_read_only(lun));
+	for (int way = WAY_SYNC; way <= WAY_ASYNC; way++) {
+		for (size_t i = 0; i < sizeof(ops) / sizeof(ops[0]); i++) {
+			struct iovec v = {buf, sizeof(buf)};
+			struct lun_io io = {.op = ops[i],
+					    .flags = LUN_IO_AUTHORIZED,
+					    .len = 512,
+					    .iov = &v,
+					    .niov = 1,
+					    .reg_index = -1,
+					    .pattern_len = 512,
+					    .src = lun};
+
+			assert_int_equal(do_io(lun, &io, (enum way)way), -EROFS);
+		}
+		assert_int_equal(do_read(lun, (enum way)way, 0, buf, 512), 0);
+		assert_int_equal(do_range(lun, (enum way)way, LUN_FLUSH, 0, 0, 0), 0);
+	}
+	assert_int_equal(f->calls[BLOCK_WRITE] + f->calls[BLOCK_ZERO] + f->calls[BLOCK_DISCARD] +
+				 f->calls[BLOCK_COPY],
+			 0);
+	lun_unref(lun);
+}
+
+static void a_failed_compare_does_not_write(void **state)
+{
+	uint8_t buf[1024];
+	struct iovec v = {buf, sizeof(buf)};
+	struct lun_io io = {
+		.op = LUN_COMPARE_AND_WRITE, .len = 512, .iov = &v, .niov = 1, .reg_index = -1};
+	struct lun *lun;
+	struct fake *f = make_fake(&lun, false);
+
+	memset(buf, 9, sizeof(buf));
+	for (int way = WAY_SYNC; way <= WAY_ASYNC; way++) {
+		assert_int_equal(do_io(lun, &io, (enum way)way), -EILSEQ);
+		assert_int_equal(io.miscompare_off, 0);
+	}
+	assert_int_equal(f->calls[BLOCK_WRITE], 0);
+	assert_int_equal(metric_read(&lun_counters(lun)->errors[LUN_CLASS_WRITE]), 0);
+	lun_unref(lun);
+}
+
+static void malformed_ops_are_refused(void **state)
+{
+	uint8_t buf[512] = {0};
+	struct iovec v = {buf, sizeof(buf)};
+	struct lun_io io = {.op = LUN_COMPARE_AND_WRITE,
+			    .len = 512, /* wants 1024 bytes of data */
+			    .iov = &v,
+			    .niov = 1,
+			    .reg_index = -1};
+	struct lun *lun;
+	struct fake *f = make_fake(&lun, false);
+
+	assert_int_equal(lun_run(lun, &io), -EINVAL);
+	io.op = LUN_OR_WRITE;
+	io.len = 1024;
+	assert_int_equal(lun_run(lun, &io), -EINVAL);
+	io.op = LUN_WRITE_SAME;
+	io.pattern_len = 0;
+	assert_int_equal(lun_run(lun, &io), -EINVAL);
+	io.op = LUN_COPY;
+	io.src = NULL;
+	assert_int_equal(lun_run(lun, &io), -EINVAL);
+	for (int i = 0; i <= BLOCK_PREFETCH; i++)
+		assert_int_equal(f->calls[i], 0);
+	lun_unref(lun);
+}
+
+/* --- order, seen from outside --- */
+
+struct shot {
+	struct reactor_msg msg;
+	struct fake *f;
+	struct lun *lun;
+	struct lun_io first, second;
+	struct iovec v;
+	bool second_early, first_done;
+	sem_t sem;
+};
+
+static struct shot *shot;
+
+static void first_done(struct lun_io *io)
+{
+	shot->first_done = true;
+}
+
+static void second_done(struct lun_io *io)
+{
+	shot->second_early = !shot->first_done;
+	sem_post(&shot->sem);
+}
+
+static void shoot(struct reactor_msg *m)
+{
+	struct shot *s = container_of(m, struct shot, msg);
+
+	s->f->hold = true;
+	lun_submit(s->lun, &s->first);
+	assert_non_null(s->f->held);
+	lun_submit(s->lun, &s->second);
+	s->f->held->done(s->f->held, 0);
+}
+
+static void an_overlapping_write_waits_for_the_first(void **state)
+{
+	uint8_t buf[1024] = {0};
+	struct shot s = {.msg.fn = shoot, .v = {buf, sizeof(buf)}};
+
+	shot = &s;
+	s.f = make_fake(&s.lun, false);
+	sem_init(&s.sem, 0, 0);
+	s.first = (struct lun_io){.op = LUN_WRITE,
+				  .len = 512,
+				  .iov = &s.v,
+				  .niov = 1,
+				  .reg_index = -1,
+				  .reactor = harness_reactor(),
+				  .done = first_done};
+	s.second = s.first;
+	s.second.done = second_done;
+	s.second.off = 511;
+	s.second.len = 10;
+	reactor_post(harness_reactor(), &s.msg);
+	sem_wait(&s.sem);
+	assert_false(s.second_early);
+	assert_int_equal(metric_read(&lun_counters(s.lun)->conflicts), 1);
+	/* A read beside a plain write does not wait. */
+	s.first_done = false;
+	s.second.op = LUN_READ;
+	reactor_post(harness_reactor(), &s.msg);
+	sem_wait(&s.sem);
+	assert_true(s.second_early);
+	/* Beside an atomic one it does. */
+	s.first_done = false;
+	s.first.flags = LUN_IO_ATOMIC;
+	reactor_post(harness_reactor(), &s.msg);
+	sem_wait(&s.sem);
+	assert_false(s.second_early);
+	lun_unref(s.lun);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(every_errno_reaches_the_caller),
+		cmocka_unit_test(fua_reaches_every_write_of_the_store),
+		cmocka_unit_test(a_read_only_lun_takes_no_write),
+		cmocka_unit_test(a_failed_compare_does_not_write),
+		cmocka_unit_test(malformed_ops_are_refused),
+		cmocka_unit_test(an_overlapping_write_waits_for_the_first),
+	};
+	int failed = cmocka_run_group_tests(tests, NULL, NULL);
+
+	harness_stop();
+	return failed;
+}
