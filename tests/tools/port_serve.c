@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * The port and nothing else: port_serve SOCKET FILE[=NAME]... exports files through the port until
- * SIGTERM or SIGINT, for tests of the port and of the nbdkit plugin. Lines on stdin are commands:
- * "resize NAME BYTES", "remove NAME", "fence NAME none|writes|all", "clients". Each is answered by
- * one line. Prints "ready" once it listens.
+ * The port and little else: port_serve SOCKET [--nbd ADDRESS]... FILE[=NAME]... exports files
+ * through the port until SIGTERM or SIGINT, for tests of the port, of the nbdkit plugin and of the
+ * supervisor. Lines on stdin are commands: "resize NAME BYTES", "remove NAME", "fence NAME
+ * none|writes|all", "clients", "nbd". Each is answered by one line. Prints "ready" once it listens,
+ * and "nbd ADDRESS" each time that nbdkit does.
  */
 #include <poll.h>
 #include <signal.h>
@@ -14,10 +15,13 @@
 #include <unistd.h>
 
 #include "event/worker.h"
+#include "front/nbd/nbd_supervisor.h"
 #include "front/port/port.h"
 
 static struct lun_table *table;
 static struct port_server *server;
+static struct nbd_supervisor *nbd;
+static struct nbd_options nbd_opt;
 
 static int add_lun(char *arg, bool direct)
 {
@@ -64,6 +68,35 @@ static void print_clients(void)
 	free(c);
 }
 
+static void print_nbd(void)
+{
+	struct nbd_supervisor_status st;
+
+	nbd_supervisor_get_status(nbd, &st);
+	printf("pid=%d ready=%d restarts=%llu\n", (int)st.pid, st.ready,
+	       (unsigned long long)st.restarts);
+}
+
+static void nbd_ready(void *ctx)
+{
+	printf("nbd %s\n", nbd_supervisor_address(nbd, 0));
+}
+
+static int start_nbd(struct reactor *r, const char *port_socket)
+{
+	static const struct nbd_supervisor_ops ops = {.ready = nbd_ready};
+	struct reason why;
+
+	nbd_opt.port_socket = port_socket;
+	nbd_opt.tls_certificates = getenv("PORT_SERVE_TLS");
+	nbd_opt.tls = nbd_opt.tls_certificates ? NBD_TLS_REQUIRE : NBD_TLS_OFF;
+	if (nbd_supervisor_start(r, &nbd_opt, &ops, NULL, &nbd, &why)) {
+		fprintf(stderr, "port_serve: %s\n", why.text);
+		return -1;
+	}
+	return 0;
+}
+
 static void command(const char *line)
 {
 	char name[LUN_NAME_MAX + 1], word[16];
@@ -74,6 +107,10 @@ static void command(const char *line)
 
 	if (strcmp(line, "clients\n") == 0) {
 		print_clients();
+		return;
+	}
+	if (strcmp(line, "nbd\n") == 0 && nbd) {
+		print_nbd();
 		return;
 	}
 	if (sscanf(line, "resize %63s %llu", name, &size) == 2 &&
@@ -133,7 +170,9 @@ int main(int argc, char **argv)
 	    reactor_set_start(threads ? (unsigned)atoi(threads) : 2, &ropt, &opt.set))
 		return 1;
 	for (int i = 2; i < argc; i++) {
-		if (add_lun(argv[i], getenv("PORT_SERVE_DIRECT") != NULL))
+		if (strcmp(argv[i], "--nbd") == 0 && nbd_opt.n_listen < NBD_LISTEN_MAX)
+			nbd_opt.listen[nbd_opt.n_listen++] = argv[++i];
+		else if (add_lun(argv[i], getenv("PORT_SERVE_DIRECT") != NULL))
 			return 1;
 	}
 	opt.path = argv[1];
@@ -142,7 +181,10 @@ int main(int argc, char **argv)
 		fprintf(stderr, "port_serve: %s\n", why.text);
 		return 1;
 	}
+	if (nbd_opt.n_listen && start_nbd(reactor_set_get(opt.set, 0), opt.path))
+		return 1;
 	serve(signalfd(-1, &set, SFD_CLOEXEC));
+	nbd_supervisor_stop(nbd, NULL, NULL);
 	port_server_stop(server, NULL, NULL);
 	worker_drain();
 	reactor_set_stop(opt.set);

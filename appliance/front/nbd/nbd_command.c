@@ -1,0 +1,327 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* The command line of nbdkit, and the start of a process from it. */
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <signal.h>
+#include <spawn.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/pidfd.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "base/cleanup.h"
+#include "front/nbd/nbd_private.h"
+
+#define PLUGIN_FILE  "nbdkit-ebb-plugin.so"
+#define FIRST_LISTEN 3 /* SD_LISTEN_FDS_START */
+#define FIRST_SPARE  64
+
+extern char **environ;
+
+/* --- finding things --- */
+
+/** Returns whether @name can be run: a path, or found in PATH. */
+static bool find_program(const char *name)
+{
+	_cleanup_free_ char *path = NULL;
+	const char *env = getenv("PATH");
+	char *save = NULL, file[PATH_MAX];
+
+	if (strchr(name, '/'))
+		return access(name, X_OK) == 0;
+	path = strdup(env ? env : "/usr/sbin:/usr/bin:/sbin:/bin");
+	for (char *dir = path ? strtok_r(path, ":", &save) : NULL; dir;
+	     dir = strtok_r(NULL, ":", &save)) {
+		snprintf(file, sizeof(file), "%s/%s", dir, name);
+		if (access(file, X_OK) == 0)
+			return true;
+	}
+	return false;
+}
+
+static int take_if_there(const char *file, char *buf, size_t size)
+{
+	if (access(file, R_OK) < 0 || strlen(file) >= size)
+		return -ENOENT;
+	strcpy(buf, file);
+	return 0;
+}
+
+/** Looks in the build tree that the running executable lies in. */
+static int find_in_build_tree(char *buf, size_t size)
+{
+	char dir[PATH_MAX], file[PATH_MAX + 64];
+	ssize_t n = readlink("/proc/self/exe", dir, sizeof(dir) - 1);
+
+	if (n < 0)
+		return -ENOENT;
+	dir[n] = '\0';
+	for (int up = 0; up < 4; up++) {
+		char *slash = strrchr(dir, '/');
+
+		if (!slash || slash == dir)
+			break;
+		*slash = '\0';
+		snprintf(file, sizeof(file), "%s/plugins/nbdkit/" PLUGIN_FILE, dir);
+		if (take_if_there(file, buf, size) == 0)
+			return 0;
+	}
+	return -ENOENT;
+}
+
+int nbd_find_plugin(char *buf, size_t size, struct reason *why)
+{
+	const char *env = getenv("EBB_NBDKIT_PLUGIN");
+
+	if (env && env[0]) {
+		if (take_if_there(env, buf, size) == 0)
+			return 0;
+		return reason_set(why, ENOENT, "%s: no such plugin (EBB_NBDKIT_PLUGIN)", env);
+	}
+	if (find_in_build_tree(buf, size) == 0 ||
+	    take_if_there(NBDKIT_PLUGIN_DIR "/" PLUGIN_FILE, buf, size) == 0)
+		return 0;
+	return reason_set(why, ENOENT,
+			  "%s: neither near the executable nor in %s (set EBB_NBDKIT_PLUGIN)",
+			  PLUGIN_FILE, NBDKIT_PLUGIN_DIR);
+}
+
+/* --- the command line --- */
+
+static int add(struct nbd_command *c, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+
+static int add(struct nbd_command *c, const char *fmt, ...)
+{
+	va_list ap;
+	int n;
+
+	if (c->argc == NBD_ARGS_MAX)
+		return -E2BIG;
+	va_start(ap, fmt);
+	n = vasprintf(&c->argv[c->argc], fmt, ap);
+	va_end(ap);
+	if (n < 0) {
+		c->argv[c->argc] = NULL;
+		return -ENOMEM;
+	}
+	c->argc++;
+	return 0;
+}
+
+static int add_tls(struct nbd_command *c, const struct nbd_options *opt)
+{
+	static const char *const words[] = {
+		[NBD_TLS_OFF] = "off", [NBD_TLS_ON] = "on", [NBD_TLS_REQUIRE] = "require"};
+	int err = add(c, "--tls=%s", words[opt->tls]);
+
+	if (!err && opt->tls_certificates)
+		err = add(c, "--tls-certificates=%s", opt->tls_certificates);
+	if (!err && opt->tls_psk)
+		err = add(c, "--tls-psk=%s", opt->tls_psk);
+	if (!err && opt->tls_verify_peer)
+		err = add(c, "--tls-verify-peer");
+	return err;
+}
+
+/** LISTEN_PID must be the pid of the process that becomes nbdkit; the shell knows it, we do not. */
+#define SCRIPT "LISTEN_PID=$$; export LISTEN_PID; exec \"$0\" \"$@\""
+
+static int add_all(struct nbd_command *c, const struct nbd_options *opt, const char *plugin)
+{
+	int err = add(c, "/bin/sh") ?: add(c, "-c") ?: add(c, SCRIPT);
+
+	if (!err)
+		err = add(c, "%s", opt->nbdkit ? opt->nbdkit : "nbdkit");
+	if (!err)
+		err = add(c, "--foreground") ?: add(c, "--exit-with-parent");
+	if (!err)
+		err = add(c, "--pidfile=/proc/self/fd/%u", FIRST_LISTEN + opt->n_listen);
+	if (!err && opt->threads)
+		err = add(c, "--threads=%u", opt->threads);
+	if (!err)
+		err = add_tls(c, opt);
+	if (!err)
+		err = add(c, "%s", plugin) ?: add(c, "socket=%s", opt->port_socket);
+	if (!err && opt->default_export)
+		err = add(c, "default=%s", opt->default_export);
+	return err;
+}
+
+static int check_options(const struct nbd_options *opt, struct reason *why)
+{
+	if (!opt->port_socket)
+		return reason_set(why, EINVAL, "NBD: no socket of the port given");
+	if (!find_program(opt->nbdkit ? opt->nbdkit : "nbdkit"))
+		return reason_set(why, ENOENT, "NBD: %s not found (install nbdkit)",
+				  opt->nbdkit ? opt->nbdkit : "nbdkit");
+	if (opt->tls != NBD_TLS_OFF && !opt->tls_certificates && !opt->tls_psk)
+		return reason_set(why, EINVAL, "NBD: TLS needs certificates or a PSK file");
+	if (opt->tls_certificates && access(opt->tls_certificates, R_OK | X_OK) < 0)
+		return reason_set(why, errno, "NBD: %s: %s", opt->tls_certificates,
+				  strerror(errno));
+	if (opt->tls_psk && access(opt->tls_psk, R_OK) < 0)
+		return reason_set(why, errno, "NBD: %s: %s", opt->tls_psk, strerror(errno));
+	return 0;
+}
+
+int nbd_command_init(struct nbd_command *c, const struct nbd_options *opt, struct reason *why)
+{
+	char found[PATH_MAX];
+	const char *plugin = opt->plugin;
+	int err = check_options(opt, why);
+
+	memset(c, 0, sizeof(*c));
+	if (!err && !plugin) {
+		err = nbd_find_plugin(found, sizeof(found), why);
+		plugin = found;
+	} else if (!err && access(plugin, R_OK) < 0) {
+		err = reason_set(why, errno, "NBD: %s: %s", plugin, strerror(errno));
+	}
+	if (err)
+		return err;
+	err = add_all(c, opt, plugin);
+	if (err) {
+		nbd_command_free(c);
+		return reason_set(why, -err, "NBD: %s", strerror(-err));
+	}
+	return 0;
+}
+
+void nbd_command_free(struct nbd_command *c)
+{
+	while (c->argc)
+		free(c->argv[--c->argc]);
+	memset(c, 0, sizeof(*c));
+}
+
+/* --- starting it --- */
+
+/** Our environment and LISTEN_FDS; the strings are not copied but for the last. */
+static char **make_environment(unsigned n_fds)
+{
+	size_t n = 0, k = 0;
+	char **env;
+
+	while (environ[n])
+		n++;
+	env = calloc(n + 2, sizeof(*env));
+	if (!env)
+		return NULL;
+	for (size_t i = 0; i < n; i++) {
+		if (strncmp(environ[i], "LISTEN_", 7) != 0)
+			env[k++] = environ[i];
+	}
+	if (asprintf(&env[k], "LISTEN_FDS=%u", n_fds) < 0) {
+		free(env);
+		return NULL;
+	}
+	return env;
+}
+
+static void free_environment(char **env)
+{
+	size_t n = 0;
+
+	while (env[n])
+		n++;
+	free(env[n - 1]);
+	free(env);
+}
+
+/** Where the child's descriptors come from; all above those that they become. */
+struct sources {
+	int fd[NBD_LISTEN_MAX + 2]; /* listeners, pid file, stderr */
+	unsigned n;
+};
+
+static int sources_add(struct sources *s, int fd)
+{
+	int dup = fcntl(fd, F_DUPFD_CLOEXEC, FIRST_SPARE);
+
+	if (dup < 0)
+		return -errno;
+	s->fd[s->n++] = dup;
+	return 0;
+}
+
+static void sources_close(struct sources *s)
+{
+	while (s->n)
+		close(s->fd[--s->n]);
+}
+
+static int run(const struct nbd_command *c, const struct sources *s, unsigned n_listeners,
+	       pid_t *ret_pid)
+{
+	posix_spawn_file_actions_t actions;
+	posix_spawnattr_t attr;
+	sigset_t none, all;
+	char **env = make_environment(n_listeners);
+	int err;
+
+	if (!env)
+		return -ENOMEM;
+	sigemptyset(&none);
+	sigfillset(&all);
+	posix_spawnattr_init(&attr);
+	posix_spawnattr_setflags(&attr, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF |
+						POSIX_SPAWN_SETPGROUP);
+	posix_spawnattr_setsigmask(&attr, &none);
+	posix_spawnattr_setsigdefault(&attr, &all);
+	posix_spawnattr_setpgroup(&attr, 0);
+	posix_spawn_file_actions_init(&actions);
+	err = posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDONLY, 0);
+	for (unsigned i = 0; !err && i < s->n - 1; i++)
+		err = posix_spawn_file_actions_adddup2(&actions, s->fd[i], FIRST_LISTEN + (int)i);
+	if (!err)
+		err = posix_spawn_file_actions_adddup2(&actions, s->fd[s->n - 1], 1);
+	if (!err)
+		err = posix_spawn_file_actions_adddup2(&actions, s->fd[s->n - 1], 2);
+	if (!err)
+		err = posix_spawn(ret_pid, c->argv[0], &actions, &attr, c->argv, env);
+	posix_spawn_file_actions_destroy(&actions);
+	posix_spawnattr_destroy(&attr);
+	free_environment(env);
+	return -err;
+}
+
+int nbd_command_spawn(const struct nbd_command *c, const struct nbd_listener *listeners,
+		      unsigned n_listeners, struct nbd_process *ret_process)
+{
+	int pidfile[2] = {-1, -1}, errors[2] = {-1, -1};
+	struct sources s = {.n = 0};
+	struct nbd_process p = {.pidfd = -1};
+	int err = 0;
+
+	if (pipe2(pidfile, O_CLOEXEC) < 0 || pipe2(errors, O_CLOEXEC) < 0)
+		err = -errno;
+	for (unsigned i = 0; !err && i < n_listeners; i++)
+		err = sources_add(&s, listeners[i].fd);
+	if (!err)
+		err = sources_add(&s, pidfile[1]);
+	if (!err)
+		err = sources_add(&s, errors[1]);
+	if (!err)
+		err = run(c, &s, n_listeners, &p.pid);
+	sources_close(&s);
+	cleanup_close(&pidfile[1]);
+	cleanup_close(&errors[1]);
+	if (!err && (p.pidfd = pidfd_open(p.pid, 0)) < 0) {
+		err = -errno;
+		kill(p.pid, SIGKILL);
+		waitpid(p.pid, NULL, 0);
+	}
+	if (err) {
+		cleanup_close(&pidfile[0]);
+		cleanup_close(&errors[0]);
+		return err;
+	}
+	p.pidfile = pidfile[0];
+	p.errors = errors[0];
+	*ret_process = p;
+	return 0;
+}
