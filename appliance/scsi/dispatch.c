@@ -244,6 +244,7 @@ void scsi_cmd_parse(struct scsi_cmd *cmd)
 	cmd->blocks = 0;
 	cmd->priv = NULL;
 	cmd->priv_free = NULL;
+	cmd->on_abort = NULL;
 	cmd->step = 0;
 	cmd->aborted = cmd->refused = cmd->waiting = false;
 	cmd->parsing = true;
@@ -301,6 +302,8 @@ void scsi_cmd_abort(struct scsi_cmd *cmd)
 		cmd->waiting = false;
 		iobuf_wait_cancel(&cmd->mem_wait);
 		scsi_finish(cmd, SCSI_TASK_ABORTED);
+	} else if (cmd->on_abort) {
+		cmd->on_abort(cmd);
 	}
 }
 

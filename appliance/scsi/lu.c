@@ -13,6 +13,7 @@
 #include <string.h>
 
 #include "event/worker.h"
+#include "scsi/scsi_commands_b.h"
 #include "scsi/scsi_internal.h"
 
 #define PHYSICAL_BLOCK 4096u
@@ -77,6 +78,7 @@ static void set_facts(struct scsi_lu *lu, const struct scsi_lu_options *opt)
 static void lu_clear(struct scsi_lu *lu)
 {
 	scsi_sanitize_destroy(lu);
+	scsi_xcopy_destroy(lu);
 	scsi_mode_destroy(lu);
 	scsi_pr_destroy(lu);
 	lun_unref(lu->lun);

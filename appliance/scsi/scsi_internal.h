@@ -159,6 +159,7 @@ enum scsi_gate {
 
 struct scsi_pr;	      /* pr.c */
 struct scsi_sanitize; /* sanitize.c */
+struct scsi_xcopy;    /* xcopy_results.c */
 
 /** mode.c's. The current values that the rest of the device server obeys; relaxed atomics. */
 struct scsi_mode {
@@ -190,6 +191,7 @@ struct scsi_lu {
 	struct scsi_pr *pr;
 	struct scsi_mode mode;
 	struct scsi_sanitize *sanitize;
+	struct scsi_xcopy *xcopy; /* NULL until the first copy; under lock */
 };
 
 static inline uint32_t scsi_lu_gates(struct scsi_lu *lu)
@@ -237,6 +239,8 @@ struct scsi_sense {
 	uint16_t asc;  /* enum scsi_asc */
 	bool has_info; /* INFORMATION field valid */
 	uint64_t info;
+	bool has_cmd_info; /* COMMAND-SPECIFIC INFORMATION */
+	uint32_t cmd_info;
 	bool has_sks; /* sense key specific valid: sks[] */
 	uint8_t sks[3];
 	bool deferred;

@@ -25,6 +25,8 @@ static unsigned build_fixed(const struct scsi_sense *s, uint8_t *b)
 	b[2] = s->key;
 	b[7] = 18 - 8;
 	put_be16(b + 12, s->asc);
+	if (s->has_cmd_info)
+		put_be32(b + 8, s->cmd_info);
 	if (s->has_sks)
 		memcpy(b + 15, s->sks, 3);
 	return 18;
@@ -43,6 +45,12 @@ static unsigned build_descriptor(const struct scsi_sense *s, uint8_t *b)
 		b[n + 1] = 0x0a;
 		b[n + 2] = 0x80;
 		put_be64(b + n + 4, s->info);
+		n += 12;
+	}
+	if (s->has_cmd_info) {
+		b[n] = 0x01;
+		b[n + 1] = 0x0a;
+		put_be64(b + n + 4, s->cmd_info);
 		n += 12;
 	}
 	if (s->has_sks) {
