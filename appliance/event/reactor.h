@@ -136,7 +136,8 @@ void reactor_stats(const struct reactor *r, struct reactor_stats *ret_stats);
 /**
  * Puts @fd into the ring's table of registered files, for IOSQE_FIXED_FILE. Returns the slot, or
  * -EOPNOTSUPP, -ENFILE (the table is full) or another -errno: then use @fd itself. The table keeps
- * the file open until reactor_file_remove().
+ * the file open until reactor_file_remove(), and on older kernels until requests that use other
+ * slots have completed: for backing files, not for sockets.
  */
 int reactor_file_add(struct reactor *r, int fd);
 void reactor_file_remove(struct reactor *r, int slot); /* a negative @slot is fine */

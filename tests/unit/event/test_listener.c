@@ -21,12 +21,15 @@
 static struct reactor_set *set;
 static struct listener *lis;
 static atomic_int accepted;
-static char last_peer[64];
+static const char *peer_prefix; /* handed over by the call that opens */
 static bool close_at_once;
 
 static void accept_fn(void *ctx, int fd, const struct sockaddr_storage *peer)
 {
-	stream_format_address(peer, last_peer, sizeof(last_peer));
+	char text[64];
+
+	stream_format_address(peer, text, sizeof(text));
+	assert_memory_equal(text, peer_prefix, strlen(peer_prefix));
 	atomic_fetch_add(&accepted, 1);
 	send(fd, "hello", 5, MSG_NOSIGNAL); /* who only tried whether somebody listens has gone */
 	close(fd);
@@ -40,6 +43,7 @@ struct call {
 	struct reactor_msg msg;
 	const char *addr; /* NULL: close */
 	int ret;
+	char bound[160];
 	struct reason why;
 	sem_t done;
 };
@@ -52,6 +56,8 @@ static void call_run(struct reactor_msg *m)
 		c->ret = listener_open(reactor_self(), c->addr, accept_fn, NULL, &lis, &c->why);
 	else
 		listener_close(lis);
+	if (c->addr && c->ret == 0)
+		snprintf(c->bound, sizeof(c->bound), "%s", listener_address(lis));
 	sem_post(&c->done);
 }
 
@@ -99,17 +105,24 @@ static void expect_hello(const char *addr)
 	close(fd);
 }
 
-static void serves(const char *addr, const char *peer_prefix)
+static void opens(const char *addr, const char *prefix, char bound[160])
+{
+	struct call c;
+
+	peer_prefix = prefix;
+	c = call(addr);
+	assert_int_equal(c.ret, 0);
+	memcpy(bound, c.bound, sizeof(c.bound));
+}
+
+static void serves(const char *addr, const char *prefix)
 {
 	char bound[160];
 	int before = accepted;
 
-	assert_int_equal(call(addr).ret, 0);
-	snprintf(bound, sizeof(bound), "%s", listener_address(lis));
-	for (int i = 0; i < 50; i++) {
+	opens(addr, prefix, bound);
+	for (int i = 0; i < 50; i++)
 		expect_hello(bound);
-		assert_memory_equal(last_peer, peer_prefix, strlen(peer_prefix));
-	}
 	assert_int_equal(accepted, before + 50);
 	assert_int_equal(call(bound).ret, -EADDRINUSE);
 	call(NULL);
@@ -175,8 +188,7 @@ static void a_callback_may_close_its_listener(void **state)
 	char bound[160];
 
 	close_at_once = true;
-	assert_int_equal(call("127.0.0.1:0").ret, 0);
-	snprintf(bound, sizeof(bound), "%s", listener_address(lis));
+	opens("127.0.0.1:0", "127.0.0.1:", bound);
 	expect_hello(bound);
 	call("127.0.0.1:0"); /* a turn later */
 	assert_true(dial(bound) < 0);
@@ -196,8 +208,7 @@ static void survives_running_out_of_descriptors(void **state)
 	getrlimit(RLIMIT_NOFILE, &old);
 	few.rlim_max = old.rlim_max;
 	assert_int_equal(setrlimit(RLIMIT_NOFILE, &few), 0);
-	assert_int_equal(call("127.0.0.1:0").ret, 0);
-	snprintf(bound, sizeof(bound), "%s", listener_address(lis));
+	opens("127.0.0.1:0", "127.0.0.1:", bound);
 	expect_hello(bound);
 	assert_int_equal(stream_parse_address(bound, &sa, &len, NULL), 0);
 	fd = socket(AF_INET, SOCK_STREAM, 0);
