@@ -1,0 +1,51 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* What the files of the `ebb` command share. */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <jansson.h>
+
+#include "base/reason.h"
+
+enum { EXIT_DONE = 0, EXIT_REFUSED = 1, EXIT_USAGE = 2 };
+
+/** Options that come before or after the command. */
+struct cli_options {
+	const char *socket; /* NULL: looked for */
+	bool json;
+};
+
+/** `ebb serve`; @argv[0] is "serve". Returns the exit code. */
+int cli_serve(int argc, char **argv, const struct cli_options *global);
+extern const char cli_serve_help[];
+
+/* --- asking the daemon (client.c) --- */
+
+/**
+ * Sends a request and waits for the answer. @params (taken over) may be NULL. 0 with the result (a
+ * new reference), or -1 when it was refused or nobody answers, with the reason.
+ */
+int cli_call(const struct cli_options *opt, const char *method, json_t *params, json_t **ret_result,
+	     struct reason *why);
+
+/* --- where things are (paths.c) --- */
+
+/** $XDG_RUNTIME_DIR/ebb, or /tmp/ebb-UID; made (0700) when @make, and refused unless it is ours. */
+int cli_runtime_dir(char *buf, size_t size, bool make, struct reason *why);
+/** $XDG_STATE_HOME/ebb, or ~/.local/state/ebb. */
+int cli_state_dir(char *buf, size_t size, struct reason *why);
+/** @path, absolute; "." and ".." stay. malloc'ed. */
+char *cli_absolute(const char *path);
+
+/* --- tables for people (table.c) --- */
+
+#define TABLE_COLUMNS 10
+
+struct table;
+/** @titles: @n of them; one that starts with '>' is aligned right (without the '>'). */
+struct table *table_new(const char *const *titles, unsigned n);
+/** Copies @n cells; a NULL is "-". */
+void table_add(struct table *t, const char *const *cells);
+/** Prints and frees. */
+void table_print(struct table *t);

@@ -1,0 +1,109 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The `ebb` command: a table of commands, each of which asks the daemon through its control socket
+ * and prints the answer for people, or as it is with --json. Exit status: 0 done, 1 refused (the
+ * reason on stderr, nothing changed), 2 usage.
+ */
+#include <getopt.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "cli/cli.h"
+#include "cli/commands.h"
+
+static const char help_head[] = "Usage: ebb [--json] [--socket PATH] COMMAND [ARGUMENTS]\n"
+				"\n"
+				"Commands:\n";
+static const char help_tail[] =
+	"\n"
+	"  --json          print the answer as JSON\n"
+	"  --socket PATH   of the appliance (default: $EBB_SOCKET, or the user's own appliance in\n"
+	"                  $XDG_RUNTIME_DIR/ebb/control.sock, or /run/ebb/control.sock)\n"
+	"  --version       print the version\n"
+	"  --help          this text; `ebb COMMAND --help` tells of one command\n"
+	"\n"
+	"Exit status: 0 done, 1 refused (the reason on stderr, nothing changed), 2 usage.\n";
+
+static void print_general_help(FILE *f)
+{
+	fputs(help_head, f);
+	fprintf(f, "  %-15s %s\n", "serve", "serve files in the foreground, with no configuration");
+	for (unsigned i = 0; i < n_commands; i++)
+		fprintf(f, "  %-15s %s\n", commands[i].name, commands[i].summary);
+	fputs(help_tail, f);
+}
+
+/* How many words of @argv name @c: 0 when they do not. */
+static int match(const struct command *c, int argc, char **argv)
+{
+	const char *space = strchr(c->name, ' ');
+
+	if (!space)
+		return argc >= 1 && !strcmp(argv[0], c->name);
+	return argc >= 2 && strlen(argv[0]) == (size_t)(space - c->name) &&
+			       !strncmp(argv[0], c->name, strlen(argv[0])) &&
+			       !strcmp(argv[1], space + 1)
+		       ? 2
+		       : 0;
+}
+
+static int usage(const char *what, const char *word)
+{
+	fprintf(stderr, "ebb: %s%s%s\nTry 'ebb --help'.\n", what, word ? ": " : "",
+		word ? word : "");
+	return EXIT_USAGE;
+}
+
+/* Takes the options of the whole command off the front. Returns an exit status, or -1 to go on. */
+static int take_globals(int argc, char **argv, struct cli_options *opt)
+{
+	static const struct option options[] = {{"json", no_argument, NULL, 'j'},
+						{"socket", required_argument, NULL, 's'},
+						{"version", no_argument, NULL, 'V'},
+						{"help", no_argument, NULL, 'h'},
+						{NULL, 0, NULL, 0}};
+	int c;
+
+	while ((c = getopt_long(argc, argv, "+h", options, NULL)) >= 0) {
+		switch (c) {
+		case 'j':
+			opt->json = true;
+			break;
+		case 's':
+			opt->socket = optarg;
+			break;
+		case 'V':
+			puts("ebb " EBB_VERSION);
+			return EXIT_DONE;
+		case 'h':
+			print_general_help(stdout);
+			return EXIT_DONE;
+		default:
+			return EXIT_USAGE;
+		}
+	}
+	return -1;
+}
+
+int main(int argc, char **argv)
+{
+	struct cli_options opt = {0};
+	int status = take_globals(argc, argv, &opt);
+
+	if (status >= 0)
+		return status;
+	argc -= optind;
+	argv += optind;
+	if (!argc)
+		return usage("no command given", NULL);
+	if (!strcmp(argv[0], "serve"))
+		return cli_serve(argc, argv, &opt);
+	for (unsigned i = 0; i < n_commands; i++) {
+		int words = match(&commands[i], argc, argv);
+
+		if (words)
+			return run_command(&commands[i], argc - words + 1, argv + words - 1, &opt);
+	}
+	return usage("unknown command", argv[0]);
+}

@@ -1,0 +1,791 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Life of the appliance, and changes to it.
+ *
+ * Start is an apply: a plan from nothing to the declaration. So a LUN that cannot be opened then is
+ * the same as one that cannot be opened later: reported, tried again by the next apply, and never
+ * dropped from the declaration.
+ *
+ * Changes hold `changing` (one at a time, they do I/O) and take `lock` only while they alter what
+ * readers look at. So a report never waits for a disk.
+ */
+#include "control/appliance.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+
+#include "base/cleanup.h"
+#include "base/clock.h"
+#include "base/log.h"
+#include "control/appliance_private.h"
+#include "event/worker.h"
+
+#define FDS_PER_LUN 3
+#define FDS_OTHER   512
+#define GRACE_MS    5000
+#define NBD_WAIT_S  20
+#define FLUSHERS    8
+
+void app_begin_change(struct appliance *app)
+{
+	mutex_lock(&app->lock);
+	while (app->changing)
+		mutex_wait(&app->lock, &app->changed);
+	app->changing = true;
+	mutex_unlock(&app->lock);
+}
+
+void app_end_change(struct appliance *app)
+{
+	mutex_lock(&app->lock);
+	app->changing = false;
+	pthread_cond_signal(&app->changed);
+	mutex_unlock(&app->lock);
+}
+
+/* --- plan and apply --- */
+
+/* What is declared now: the file read again, with what commands declared; or our own (not to be
+ * freed). */
+static int read_declaration(struct appliance *app, struct config **ret_config, struct reason *why)
+{
+	struct config *cfg;
+	int ret;
+
+	if (!app->config_path) {
+		*ret_config = app->declared;
+		return 0;
+	}
+	ret = config_load_file(app->config_path, &cfg, why);
+	if (ret)
+		return ret;
+	ret = app_load_commanded(app, cfg, why);
+	if (ret) {
+		config_free(cfg);
+		return ret;
+	}
+	*ret_config = cfg;
+	return 0;
+}
+
+static void drop_declaration(struct appliance *app, struct config *cfg)
+{
+	if (cfg != app->declared)
+		config_free(cfg);
+}
+
+static int look_at_file(void *ctx, const char *path, uint64_t *ret_size)
+{
+	struct stat st;
+
+	if (stat(path, &st) < 0)
+		return -errno;
+	*ret_size = S_ISREG(st.st_mode) ? (uint64_t)st.st_size : 0;
+	return 0;
+}
+
+/* Within a change: nobody alters the arrays but us. */
+static int plan_to(struct appliance *app, const struct config *declared, struct plan **ret_plan)
+{
+	_cleanup_free_ struct plan_lun *luns = calloc(app->n_luns + 1, sizeof(*luns));
+	_cleanup_free_ struct plan_target *targets = calloc(app->n_targets + 1, sizeof(*targets));
+	struct app_users users;
+	struct plan_input in = {
+		.declared = declared,
+		.luns = luns,
+		.n_luns = app->n_luns,
+		.targets = targets,
+		.n_targets = app->n_targets,
+		.portals = (const char *const *)app->portals,
+		.n_portals = app->n_portals,
+		.started_with = app->started_with,
+		.look = look_at_file,
+	};
+	int ret;
+
+	if (!luns || !targets || app_count_users(app, &users))
+		return -ENOMEM;
+	for (size_t i = 0; i < app->n_luns; i++) {
+		struct app_lun *l = app->luns[i];
+
+		luns[i] = (struct plan_lun){&l->spec, lun_size(l->lun),
+					    app_lun_users(app, &users, l->spec.name)};
+	}
+	for (size_t i = 0; i < app->n_targets; i++) {
+		struct app_target *t = app->targets[i];
+
+		targets[i] = (struct plan_target){&t->spec, app_target_users(&users, t->spec.iqn)};
+	}
+	app_free_users(&users);
+	ret = plan_make(&in, ret_plan);
+	return ret;
+}
+
+int appliance_plan(struct appliance *app, struct plan **ret_plan, struct reason *why)
+{
+	struct config *cfg;
+	int ret;
+
+	app_begin_change(app);
+	ret = read_declaration(app, &cfg, why);
+	if (!ret) {
+		ret = plan_to(app, cfg, ret_plan);
+		if (ret)
+			reason_set(why, -ret, "%s", strerror(-ret));
+		drop_declaration(app, cfg);
+	}
+	app_end_change(app);
+	if (!ret) /* steps point into a declaration that may be gone */
+		for (size_t i = 0; i < (*ret_plan)->n; i++)
+			(*ret_plan)->steps[i].lun = NULL, (*ret_plan)->steps[i].target = NULL;
+	return ret;
+}
+
+/* Keeps the problems of @p for reports. */
+static void note_problems(struct appliance *app, const struct plan *p)
+{
+	size_t n = plan_problems(p), k = 0;
+	struct app_problem *v = calloc(n + 1, sizeof(*v)), *old;
+
+	for (size_t i = 0; v && i < p->n; i++) {
+		if (!p->steps[i].problem[0])
+			continue;
+		snprintf(v[k].name, sizeof(v[k].name), "%s", p->steps[i].name);
+		snprintf(v[k++].text, sizeof(v[0].text), "%s", p->steps[i].problem);
+	}
+	mutex_lock(&app->lock);
+	old = app->problems;
+	app->problems = v;
+	app->n_problems = v ? n : 0;
+	mutex_unlock(&app->lock);
+	free(old);
+}
+
+static void log_steps(const struct plan *p)
+{
+	for (size_t i = 0; i < p->n; i++) {
+		const struct plan_step *s = &p->steps[i];
+
+		if (s->problem[0])
+			log_warn("apply.refused", "action=\"%s\" name=%s reason=\"%s\"",
+				 plan_kind_name(s->kind), s->name, s->problem);
+		else
+			log_info("apply.done", "action=\"%s\" name=%s %s%s%s",
+				 plan_kind_name(s->kind), s->name, s->detail[0] ? "detail=\"" : "",
+				 s->detail, s->detail[0] ? "\"" : "");
+	}
+}
+
+/* Within a change. Brings what runs to @cfg, which becomes the declaration. */
+static int apply_config(struct appliance *app, struct config *cfg, struct plan **ret_done,
+			struct reason *why)
+{
+	struct config *old;
+	struct plan *p;
+	int ret = plan_to(app, cfg, &p);
+
+	if (ret)
+		return reason_set(why, -ret, "%s", strerror(-ret));
+	app_do_plan(app, p);
+	log_set_level(cfg->log_level);
+	if (app->lenient || !app->starting) /* else the first problem is the start's reason */
+		log_steps(p);
+	note_problems(app, p);
+	for (size_t i = 0; i < p->n; i++)
+		p->steps[i].lun = NULL, p->steps[i].target = NULL;
+	mutex_lock(&app->lock);
+	old = app->declared == cfg ? NULL : app->declared;
+	app->declared = cfg;
+	mutex_unlock(&app->lock);
+	config_free(old);
+	*ret_done = p;
+	return 0;
+}
+
+int appliance_apply(struct appliance *app, struct plan **ret_done, struct reason *why)
+{
+	struct config *cfg;
+	int ret;
+
+	app_begin_change(app);
+	ret = read_declaration(app, &cfg, why);
+	if (!ret) {
+		ret = apply_config(app, cfg, ret_done, why);
+		if (ret)
+			drop_declaration(app, cfg);
+	}
+	app_end_change(app);
+	return ret;
+}
+
+/* --- commands --- */
+
+/* The automatic target of LUN @name, or NULL. */
+static const struct config_target *auto_target(const struct config *cfg, const char *name)
+{
+	for (unsigned i = 0; i < cfg->auto_targets_count; i++)
+		if (!strcmp(cfg->auto_targets[i].map[0].name, name))
+			return &cfg->auto_targets[i];
+	return NULL;
+}
+
+/* Opens @l and its automatic target, both or none. Within a change. */
+static int bring_up(struct appliance *app, const struct config_lun *l, struct reason *why)
+{
+	const struct config_target *t = auto_target(app->declared, l->name);
+	struct plan_step s = {.kind = PLAN_CREATE_TARGET, .target = t};
+	int ret = app_open_lun(app, l, why);
+
+	if (ret || !t)
+		return ret;
+	snprintf(s.name, sizeof(s.name), "%s", t->iqn);
+	ret = app_do_step(app, &s, why);
+	if (ret)
+		app_close_lun(app, l->name, NULL);
+	return ret;
+}
+
+static int declare_and_open(struct appliance *app, const struct config_lun *l, struct reason *why)
+{
+	struct config *cfg = app->declared;
+	struct config_lun *mine;
+	int ret;
+
+	if (config_find_lun(cfg, l->name))
+		return reason_set(why, EEXIST, "a LUN '%s' is declared already", l->name);
+	mutex_lock(&app->lock);
+	mine = config_add_lun(cfg);
+	if (!mine || !config_copy_lun(mine, l)) {
+		cfg->luns_count -= mine != NULL;
+		mutex_unlock(&app->lock);
+		return reason_set(why, ENOMEM, "out of memory");
+	}
+	mine->by_command = true;
+	ret = config_check(cfg, NULL, NULL, why);
+	mutex_unlock(&app->lock);
+	if (!ret)
+		ret = bring_up(app, mine, why);
+	if (!ret && app->config_path)
+		ret = app_save_commanded(app, cfg, why);
+	if (!ret)
+		return 0;
+	/* Refused: nothing of it stays. */
+	if (app_find_lun(app, l->name)) {
+		const struct config_target *t = auto_target(cfg, l->name);
+		struct plan_step s = {.kind = PLAN_REMOVE_TARGET};
+
+		if (t) {
+			snprintf(s.name, sizeof(s.name), "%s", t->iqn);
+			app_do_step(app, &s, NULL);
+		}
+		app_close_lun(app, l->name, NULL);
+	}
+	mutex_lock(&app->lock);
+	config_remove_lun(cfg, l->name);
+	config_check(cfg, NULL, NULL, NULL);
+	mutex_unlock(&app->lock);
+	return ret;
+}
+
+int appliance_create_lun(struct appliance *app, const struct config_lun *l, struct reason *why)
+{
+	int ret;
+
+	app_begin_change(app);
+	ret = declare_and_open(app, l, why);
+	app_end_change(app);
+	if (!ret)
+		log_info("lun.created", "name=%s path=%s", l->name, l->path);
+	return ret;
+}
+
+/* Writes the new size to the declaration where it is ours to write. */
+static int declare_size(struct appliance *app, const char *name, uint64_t size, char *ret_note,
+			struct reason *why)
+{
+	struct config_lun *l = config_find_lun(app->declared, name);
+	char text[32], *copy;
+
+	if (!l || !l->size)
+		return 0;
+	if (app->config_path && !l->by_command) {
+		snprintf(ret_note, 256, "%.180s still declares size %s", app->config_path,
+			 l->size_text);
+		return 0;
+	}
+	snprintf(text, sizeof(text), "%llu", (unsigned long long)size);
+	copy = strdup(text);
+	if (!copy)
+		return reason_set(why, ENOMEM, "out of memory");
+	mutex_lock(&app->lock);
+	free(l->size_text);
+	l->size_text = copy;
+	l->size = size;
+	mutex_unlock(&app->lock);
+	return app->config_path ? app_save_commanded(app, app->declared, why) : 0;
+}
+
+int appliance_resize_lun(struct appliance *app, const char *name, uint64_t size, char *ret_note,
+			 struct reason *why)
+{
+	struct lun *lun;
+	int ret;
+
+	ret_note[0] = '\0';
+	app_begin_change(app);
+	lun = lun_table_find(app->table, name);
+	ret = lun ? lun_resize(lun, size, why)
+		  : reason_set(why, ENOENT, "no LUN is called '%.80s'", name);
+	if (lun)
+		lun_unref(lun);
+	if (!ret)
+		ret = declare_size(app, name, size, ret_note, why);
+	app_end_change(app);
+	if (!ret)
+		log_info("lun.resized", "name=%s size=%llu", name, (unsigned long long)size);
+	return ret;
+}
+
+/* Refuses what must not be deleted. Within a change. */
+static int check_delete(struct appliance *app, const char *name, bool force, struct reason *why)
+{
+	const struct config_lun *l = config_find_lun(app->declared, name);
+	struct app_users users;
+	unsigned n;
+
+	if (!l && !app_find_lun(app, name))
+		return reason_set(why, ENOENT, "no LUN is called '%.80s'", name);
+	if (l && app->config_path && !l->by_command)
+		return reason_set(why, EPERM,
+				  "LUN '%s' is declared in %s: remove it there and apply", name,
+				  app->config_path);
+	for (unsigned i = 0; i < app->declared->iscsi.targets_count; i++) {
+		const struct config_target *t = &app->declared->iscsi.targets[i];
+
+		for (unsigned j = 0; j < t->luns_count; j++)
+			if (!strcmp(t->map[j].name, name))
+				return reason_set(why, EPERM, "target %s is declared to show it",
+						  t->iqn);
+	}
+	if (app_count_users(app, &users))
+		return reason_set(why, ENOMEM, "out of memory");
+	n = app_lun_users(app, &users, name);
+	app_free_users(&users);
+	if (n && !force)
+		return reason_set(why, EBUSY, "LUN '%s' is busy: %u session%s (--force ends them)",
+				  name, n, n == 1 ? "" : "s");
+	return 0;
+}
+
+static int delete_lun(struct appliance *app, const char *name, bool force, struct reason *why)
+{
+	struct plan_step s = {.kind = PLAN_REMOVE_TARGET};
+	int ret = check_delete(app, name, force, why);
+
+	if (ret)
+		return ret;
+	config_iqn(name, s.name, sizeof(s.name));
+	for (size_t i = 0; i < app->n_targets; i++) {
+		const struct config_target *t = &app->targets[i]->spec;
+
+		if (!t->automatic || strcmp(t->iqn, s.name))
+			continue;
+		app_do_step(app, &s, NULL);
+		break;
+	}
+	if (app_find_lun(app, name))
+		ret = app_close_lun(app, name, why);
+	mutex_lock(&app->lock);
+	config_remove_lun(app->declared, name);
+	mutex_unlock(&app->lock);
+	if (!ret && app->config_path)
+		ret = app_save_commanded(app, app->declared, why);
+	return ret;
+}
+
+int appliance_delete_lun(struct appliance *app, const char *name, bool force, struct reason *why)
+{
+	int ret;
+
+	app_begin_change(app);
+	ret = delete_lun(app, name, force, why);
+	app_end_change(app);
+	if (!ret)
+		log_info("lun.deleted", "name=%s", name);
+	return ret;
+}
+
+int appliance_kick(struct appliance *app, const char *id, struct reason *why)
+{
+	unsigned long long n;
+	char end;
+
+	if (sscanf(id, "iscsi-%llu%c", &n, &end) == 1 && !iscsi_server_kick(app->iscsi, n))
+		return 0;
+	if (!strncmp(id, "port-", 5))
+		return reason_set(why, EOPNOTSUPP,
+				  "%.40s: clients of the port end with their process", id);
+	return reason_set(why, ENOENT, "no session is called '%.40s'", id);
+}
+
+/* --- start --- */
+
+/* Two for a LUN's file, one for what it keeps open while it is read or written some other way. */
+static int raise_file_limit(const struct config *cfg, struct reason *why)
+{
+	unsigned long long need = FDS_OTHER + (unsigned long long)cfg->luns_count * FDS_PER_LUN;
+	struct rlimit lim;
+
+	if (getrlimit(RLIMIT_NOFILE, &lim) < 0)
+		return reason_set(why, errno, "RLIMIT_NOFILE: %s", strerror(errno));
+	if (lim.rlim_cur < lim.rlim_max) {
+		lim.rlim_cur = lim.rlim_max;
+		setrlimit(RLIMIT_NOFILE, &lim);
+		getrlimit(RLIMIT_NOFILE, &lim);
+	}
+	if (need > lim.rlim_cur)
+		return reason_set(why, EMFILE,
+				  "%u LUNs need %llu open files, the limit is %llu: raise it "
+				  "(LimitNOFILE= of the service, ulimit -Hn)",
+				  cfg->luns_count, need, (unsigned long long)lim.rlim_cur);
+	return 0;
+}
+
+/* mkdir -p, mode 0700 for what it makes. */
+static int make_dir(const char *path, struct reason *why)
+{
+	char part[4096];
+
+	if (strlen(path) >= sizeof(part))
+		return reason_set(why, ENAMETOOLONG, "%.200s: too long", path);
+	for (const char *p = path; *p;) {
+		size_t n;
+
+		p += strspn(p, "/");
+		p += strcspn(p, "/");
+		n = (size_t)(p - path);
+		memcpy(part, path, n);
+		part[n] = '\0';
+		if (mkdir(part, 0700) < 0 && errno != EEXIST)
+			return reason_set(why, errno, "%.200s: %s", part, strerror(errno));
+	}
+	return 0;
+}
+
+static int open_state_dir(struct appliance *app, struct reason *why)
+{
+	int ret = make_dir(app->state_dir, why);
+
+	if (ret)
+		return ret;
+	app->state_dirfd = open(app->state_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (app->state_dirfd < 0)
+		return reason_set(why, errno, "%s: %s", app->state_dir, strerror(errno));
+	return 0;
+}
+
+static int start_iscsi(struct appliance *app, const struct config *cfg, struct reason *why)
+{
+	const struct config_limits *l = &cfg->iscsi.limits;
+	const struct config_chap *chap = cfg->iscsi.discovery_chap;
+	struct iscsi_server_options opt = {
+		.reactors = app->reactors,
+		.max_sessions = l->max_sessions,
+		.max_sessions_target = l->max_sessions_target,
+		.max_unauth = l->max_unauthenticated,
+		.max_unauth_address = l->max_unauthenticated_address,
+		.login_timeout_ms = l->login_timeout_s * 1000,
+		.nop_interval_ms = l->nop_interval_s * 1000,
+		.nop_timeout_ms = l->nop_timeout_s * 1000,
+		.queue_depth = l->queue_depth,
+	};
+	_cleanup_free_ struct iscsi_chap_user *users = NULL;
+	struct iscsi_chap_user self;
+	int ret = iscsi_server_create(&opt, &app->iscsi);
+
+	if (ret)
+		return reason_set(why, -ret, "iSCSI server: %s", strerror(-ret));
+	if (!chap)
+		return 0;
+	users = calloc(chap->users_count, sizeof(*users));
+	if (!users)
+		return reason_set(why, ENOMEM, "out of memory");
+	for (unsigned i = 0; i < chap->users_count; i++)
+		users[i] = (struct iscsi_chap_user){chap->users[i].user, chap->users[i].secret};
+	if (chap->mutual)
+		self = (struct iscsi_chap_user){chap->mutual->user, chap->mutual->secret};
+	return iscsi_server_set_discovery_auth(app->iscsi, users, chap->users_count,
+					       chap->mutual ? &self : NULL, why);
+}
+
+static void nbd_is_ready(void *ctx)
+{
+	struct appliance *app = ctx;
+
+	mutex_lock(&app->nbd_lock);
+	app->nbd_ready = true;
+	pthread_cond_signal(&app->nbd_cond);
+	mutex_unlock(&app->nbd_lock);
+}
+
+static void nbd_has_died(void *ctx, int status, unsigned retry_ms)
+{
+	log_warn("nbd.died", "status=%d retry_ms=%u", status, retry_ms);
+}
+
+/* Starts nbdkit and waits until it serves (or, after a while, goes on without it). */
+static int start_nbd(struct appliance *app, const struct config *cfg, struct reason *why)
+{
+	static const struct nbd_supervisor_ops ops = {.ready = nbd_is_ready, .died = nbd_has_died};
+	static const enum nbd_tls tls[] = {NBD_TLS_OFF, NBD_TLS_ON, NBD_TLS_REQUIRE};
+	struct nbd_options opt = {
+		.n_listen = cfg->nbd.listen_count,
+		.port_socket = app->port_socket,
+		.nbdkit = cfg->nbd.nbdkit,
+		.default_export = cfg->nbd.default_export,
+		.threads = cfg->nbd.threads,
+		.tls = tls[cfg->nbd.tls.mode],
+		.tls_certificates = cfg->nbd.tls.certificates,
+		.tls_psk = cfg->nbd.tls.psk,
+		.tls_verify_peer = cfg->nbd.tls.verify_peer,
+	};
+	uint64_t end = clock_now_ns() + 2 * NSEC_PER_SEC;
+	struct timespec until;
+	int ret;
+
+	for (unsigned i = 0; i < opt.n_listen; i++)
+		opt.listen[i] = cfg->nbd.listen[i];
+	while ((ret = nbd_supervisor_start(reactor_set_get(app->reactors, 0), &opt, &ops, app,
+					   &app->nbd, why)) == -EADDRINUSE &&
+	       clock_now_ns() < end) {
+		struct timespec pause = {.tv_nsec = 20 * NSEC_PER_MSEC};
+
+		nanosleep(&pause, NULL);
+	}
+	if (ret)
+		return ret;
+	clock_gettime(CLOCK_REALTIME, &until);
+	until.tv_sec += NBD_WAIT_S;
+	mutex_lock(&app->nbd_lock);
+	while (!app->nbd_ready && !ret)
+		ret = pthread_cond_timedwait(&app->nbd_cond, &app->nbd_lock.m, &until);
+	mutex_unlock(&app->nbd_lock);
+	if (!ret)
+		return 0;
+	if (!app->lenient)
+		return reason_set(why, ETIMEDOUT, "nbdkit does not serve after %d s", NBD_WAIT_S);
+	log_warn("nbd.late", "waited_s=%d", NBD_WAIT_S);
+	return 0;
+}
+
+/* Finds the first thing that a start which must be whole could not do. */
+static int check_whole(const struct plan *p, struct reason *why)
+{
+	for (size_t i = 0; i < p->n; i++)
+		if (p->steps[i].problem[0])
+			return reason_set(why, EIO, "%s: %s", p->steps[i].name,
+					  p->steps[i].problem);
+	return 0;
+}
+
+static int start_parts(struct appliance *app, struct config *cfg, struct reason *why)
+{
+	struct reactor_options ropt = {.spin_us = 20, .name = "ebb"};
+	long cores = sysconf(_SC_NPROCESSORS_ONLN);
+	unsigned threads = cfg->threads ? cfg->threads : cores > 0 ? (unsigned)cores : 1;
+	struct port_options popt = {.path = app->port_socket, .gid = (gid_t)-1};
+	struct plan *done;
+	int ret = reactor_set_start(threads, &ropt, &app->reactors);
+
+	if (ret)
+		return reason_set(why, -ret, "cannot start %u reactors: %s", threads,
+				  strerror(-ret));
+	ret = lun_table_create(&app->table);
+	if (ret)
+		return reason_set(why, -ret, "%s", strerror(-ret));
+	ret = start_iscsi(app, cfg, why);
+	if (ret)
+		return ret;
+	popt.set = app->reactors;
+	popt.luns = app->table;
+	ret = port_server_start(&popt, &app->port, why);
+	if (ret)
+		return ret;
+	ret = apply_config(app, cfg, &done, why);
+	if (ret)
+		return ret;
+	if (!app->lenient)
+		ret = check_whole(done, why);
+	plan_free(done);
+	if (!ret && cfg->nbd.listen_count)
+		ret = start_nbd(app, cfg, why);
+	return ret;
+}
+
+static void free_appliance(struct appliance *app)
+{
+	if (app->state_dirfd >= 0)
+		close(app->state_dirfd);
+	free(app->config_path);
+	free(app->state_dir);
+	free(app->port_socket);
+	free(app->problems);
+	mutex_destroy(&app->lock);
+	mutex_destroy(&app->nbd_lock);
+	pthread_cond_destroy(&app->changed);
+	pthread_cond_destroy(&app->nbd_cond);
+	free(app);
+}
+
+/* Ends what start_parts() began, whatever it came to. */
+static void stop_parts(struct appliance *app)
+{
+	nbd_supervisor_stop(app->nbd, NULL, NULL);
+	if (app->iscsi)
+		iscsi_server_shutdown(app->iscsi, GRACE_MS);
+	if (app->port)
+		port_server_stop(app->port, NULL, NULL);
+}
+
+static void free_parts(struct appliance *app)
+{
+	iscsi_server_destroy(app->iscsi);
+	app_drop_all(app);
+	if (app->table)
+		lun_table_destroy(app->table);
+	worker_drain();
+	if (app->reactors)
+		reactor_set_stop(app->reactors);
+}
+
+static struct appliance *new_appliance(const struct appliance_options *opt)
+{
+	struct appliance *app = calloc(1, sizeof(*app));
+
+	if (!app)
+		return NULL;
+	mutex_init(&app->lock, LOCK_RANK_CONTROL);
+	mutex_init(&app->nbd_lock, LOCK_RANK_LEAF);
+	pthread_cond_init(&app->changed, NULL);
+	pthread_cond_init(&app->nbd_cond, NULL);
+	app->state_dirfd = -1;
+	app->lenient = opt->lenient;
+	app->start_ns = clock_now_ns();
+	app->config_path = opt->config_path ? strdup(opt->config_path) : NULL;
+	app->state_dir = strdup(opt->state_dir);
+	app->port_socket = strdup(opt->port_socket);
+	if (app->state_dir && app->port_socket && (!opt->config_path || app->config_path))
+		return app;
+	free_appliance(app);
+	return NULL;
+}
+
+int appliance_start(struct config *cfg, const struct appliance_options *opt,
+		    struct appliance **ret_app, struct reason *why)
+{
+	struct appliance *app = new_appliance(opt);
+	int ret;
+
+	if (!app)
+		return reason_set(why, ENOMEM, "out of memory");
+	app->starting = true;
+	ret = open_state_dir(app, why);
+	if (!ret && app->config_path)
+		ret = config_load_file(app->config_path, &app->started_with, why);
+	if (!ret && app->config_path)
+		ret = app_load_commanded(app, cfg, why);
+	if (!ret)
+		ret = raise_file_limit(cfg, why);
+	if (!ret)
+		ret = start_parts(app, cfg, why);
+	app->starting = false;
+	if (ret) {
+		stop_parts(app);
+		free_parts(app);
+		config_free(app->started_with);
+		free_appliance(app);
+		return ret;
+	}
+	*ret_app = app;
+	return 0;
+}
+
+/* --- stop --- */
+
+struct flushers {
+	struct lun **luns;
+	size_t n;
+	_Atomic size_t next;
+	_Atomic int err;
+};
+
+static void *flusher_main(void *arg)
+{
+	struct flushers *f = arg;
+	size_t i;
+
+	while ((i = atomic_fetch_add(&f->next, 1)) < f->n) {
+		struct lun_io io = {.op = LUN_FLUSH, .reg_index = -1};
+		int ret;
+
+		if (lun_read_only(f->luns[i]))
+			continue;
+		io.flags = LUN_IO_AUTHORIZED;
+		ret = lun_run(f->luns[i], &io);
+		if (!ret)
+			continue;
+		log_error("lun.flush.failed", "name=%s reason=\"%s\"", lun_name(f->luns[i]),
+			  strerror(-ret));
+		atomic_store(&f->err, ret);
+	}
+	return NULL;
+}
+
+/* Flushes every LUN, several at a time. */
+static int flush_all(struct appliance *app)
+{
+	struct flushers f = {0};
+	pthread_t thread[FLUSHERS];
+	unsigned started = 0;
+
+	if (lun_table_list(app->table, &f.luns, &f.n))
+		return -ENOMEM;
+	while (started < FLUSHERS && started + 1 < f.n &&
+	       !pthread_create(&thread[started], NULL, flusher_main, &f))
+		started++;
+	flusher_main(&f);
+	while (started)
+		pthread_join(thread[--started], NULL);
+	lun_table_free_list(f.luns, f.n);
+	return atomic_load(&f.err);
+}
+
+int appliance_stop(struct appliance *app)
+{
+	int ret;
+
+	app_begin_change(app);
+	stop_parts(app);
+	ret = flush_all(app);
+	free_parts(app);
+	app_end_change(app);
+	config_free(app->declared);
+	config_free(app->started_with);
+	free_appliance(app);
+	return ret;
+}
+
+struct reactor *appliance_control_reactor(struct appliance *app)
+{
+	return reactor_set_get(app->reactors, 0);
+}
+
+struct reactor_set *appliance_reactors(struct appliance *app)
+{
+	return app->reactors;
+}

@@ -1,0 +1,74 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The running appliance: reactors, LUNs, SCSI targets, the iSCSI server, the port, nbdkit.
+ *
+ * It is made from a declaration and changed by applying another. Functions marked "blocks" do I/O
+ * and may wait for another change to end: they are called from the main thread or a worker, never
+ * from a reactor. Changes happen one at a time; readers are never kept waiting by one.
+ */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <jansson.h>
+
+#include "base/reason.h"
+#include "control/config.h"
+#include "control/plan.h"
+#include "event/reactor.h"
+
+struct appliance;
+
+struct appliance_options {
+	/* The file that declares; read again by plan and apply. NULL: the declaration is ours. */
+	const char *config_path;
+	const char *state_dir;	 /* made when it is not there (0700) */
+	const char *port_socket; /* of the port */
+	/*
+	 * What cannot be opened is reported and left for the next apply. Otherwise the start fails.
+	 */
+	bool lenient;
+};
+
+/**
+ * Takes @cfg over on success. Blocks until LUNs are open, portals listen and nbdkit serves.
+ * Raises RLIMIT_NOFILE to its hard limit; -EMFILE when the declared LUNs do not fit in it.
+ */
+int appliance_start(struct config *cfg, const struct appliance_options *opt,
+		    struct appliance **ret_app, struct reason *why);
+/**
+ * Blocks: stops accepting, lets what is in flight finish, flushes every LUN, frees. Returns 0, or
+ * the first error of a flush.
+ */
+int appliance_stop(struct appliance *app);
+
+/** The reactor on which the control socket lives. */
+struct reactor *appliance_control_reactor(struct appliance *app);
+struct reactor_set *appliance_reactors(struct appliance *app);
+
+/* --- changes; all block --- */
+
+/** What apply would do now. Reads the file of the declaration again. */
+int appliance_plan(struct appliance *app, struct plan **ret_plan, struct reason *why);
+/** Does it; steps that failed carry the problem afterwards. -errno only when nothing was tried. */
+int appliance_apply(struct appliance *app, struct plan **ret_done, struct reason *why);
+/** Declares and opens a LUN. Fields of @l are copied. -EEXIST, -EINVAL, those of lun_open(). */
+int appliance_create_lun(struct appliance *app, const struct config_lun *l, struct reason *why);
+/** Grows to @size bytes. @ret_note (256 bytes): what else should be changed, or "". */
+int appliance_resize_lun(struct appliance *app, const char *name, uint64_t size, char *ret_note,
+			 struct reason *why);
+/** Removes the LUN, never its file. -EBUSY with sessions unless @force, -EPERM: the file declares
+ * it. */
+int appliance_delete_lun(struct appliance *app, const char *name, bool force, struct reason *why);
+/** Ends session @id: "iscsi-N" or "port-N". -ENOENT. */
+int appliance_kick(struct appliance *app, const char *id, struct reason *why);
+
+/* --- reports: new references, or NULL when there is no memory; any thread but a reactor's --- */
+
+json_t *appliance_report_status(struct appliance *app);
+json_t *appliance_report_luns(struct appliance *app);
+json_t *appliance_report_lun(struct appliance *app, const char *name);
+json_t *appliance_report_sessions(struct appliance *app);
+/** [{"lun", "protocol", "url"}], sorted by LUN. */
+json_t *appliance_report_exports(struct appliance *app);

@@ -1,0 +1,106 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* What the files of the appliance share. */
+#pragma once
+
+#include "base/lock.h"
+#include "control/appliance.h"
+#include "front/iscsi/iscsi.h"
+#include "front/nbd/nbd_supervisor.h"
+#include "front/port/port.h"
+#include "lun/lun.h"
+#include "scsi/scsi.h"
+
+/** A LUN that runs. */
+struct app_lun {
+	struct config_lun spec; /* what it was made from */
+	struct lun *lun;
+	struct scsi_lu *lu;
+};
+
+/** A target that runs; spec.map is what it shows now. */
+struct app_target {
+	struct config_target spec;
+	struct scsi_target *scsi;
+};
+
+/** Why something declared does not run. */
+struct app_problem {
+	char name[PLAN_NAME_SIZE];
+	char text[300];
+};
+
+struct appliance {
+	/* --- constant after start --- */
+	struct reactor_set *reactors;
+	struct lun_table *table;
+	struct iscsi_server *iscsi;
+	struct port_server *port;
+	struct nbd_supervisor *nbd; /* NULL: nothing listens for NBD */
+	struct config *started_with;
+	char *config_path, *state_dir, *port_socket;
+	int state_dirfd;
+	uint64_t start_ns;
+	bool lenient, starting;
+
+	/* --- under `lock`; changed only between begin_change and end_change --- */
+	struct mutex lock;     /* CONTROL */
+	struct app_lun **luns; /* sorted by name */
+	size_t n_luns;
+	struct app_target **targets; /* sorted by iqn */
+	size_t n_targets;
+	char **portals; /* as declared */
+	char **bound;	/* the same, as bound */
+	size_t n_portals;
+	struct app_problem *problems; /* of the last apply */
+	size_t n_problems;
+	struct config *declared; /* read and written by changes only, but for its log level */
+	bool changing;
+	pthread_cond_t changed;
+
+	/* --- nbdkit's first start, under `nbd_lock` --- */
+	struct mutex nbd_lock; /* LEAF */
+	pthread_cond_t nbd_cond;
+	bool nbd_ready;
+};
+
+/** Waits until no other change runs. Blocks. */
+void app_begin_change(struct appliance *app);
+void app_end_change(struct appliance *app);
+
+/* --- steps (appliance_step.c); between begin_change and end_change, `lock` not held --- */
+
+int app_open_lun(struct appliance *app, const struct config_lun *spec, struct reason *why);
+int app_close_lun(struct appliance *app, const char *name, struct reason *why);
+int app_do_step(struct appliance *app, const struct plan_step *s, struct reason *why);
+/** Takes all steps that have no problem; those that fail get one. */
+void app_do_plan(struct appliance *app, struct plan *p);
+int app_add_portal(struct appliance *app, const char *address, struct reason *why);
+/** Frees what runs, sessions and clients being gone. */
+void app_drop_all(struct appliance *app);
+
+/** Under `lock` or within a change. NULL: not there. */
+struct app_lun *app_find_lun(struct appliance *app, const char *name);
+struct app_target *app_find_target(struct appliance *app, const char *iqn);
+
+/* --- users of LUNs (appliance_users.c) --- */
+
+/** Who has LUNs open: sessions by target, clients of the port by LUN. Sorted. */
+struct app_users {
+	struct app_user {
+		char name[ISCSI_NAME_MAX + 1];
+		unsigned n;
+	} * targets, *luns;
+	size_t n_targets, n_luns;
+};
+int app_count_users(struct appliance *app, struct app_users *ret_users);
+void app_free_users(struct app_users *u);
+unsigned app_target_users(const struct app_users *u, const char *iqn);
+/** Under `lock` or within a change: sessions of all targets that show @name, and port clients. */
+unsigned app_lun_users(struct appliance *app, const struct app_users *u, const char *name);
+
+/* --- LUNs declared by commands (appliance_state.c) --- */
+
+/** Adds the LUNs of STATE/luns.json to @cfg, but for names that it declares itself. */
+int app_load_commanded(struct appliance *app, struct config *cfg, struct reason *why);
+/** Writes those of @cfg to STATE/luns.json. */
+int app_save_commanded(struct appliance *app, const struct config *cfg, struct reason *why);

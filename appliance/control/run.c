@@ -1,0 +1,151 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#include "control/run.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <systemd/sd-daemon.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "control/server.h"
+
+/* A message that a reactor answers by running it. */
+struct ping {
+	struct reactor_msg msg;
+	atomic_bool answered;
+};
+
+struct watchdog {
+	uint64_t interval_us; /* 0: none asked for */
+	struct ping *pings;   /* one a reactor */
+	unsigned n;
+};
+
+static void ping_answer(struct reactor_msg *m)
+{
+	atomic_store(&container_of(m, struct ping, msg)->answered, true);
+}
+
+static void watchdog_init(struct watchdog *w, struct appliance *app)
+{
+	memset(w, 0, sizeof(*w));
+	if (sd_watchdog_enabled(0, &w->interval_us) <= 0) {
+		w->interval_us = 0;
+		return;
+	}
+	w->interval_us /= 3;
+	w->n = reactor_set_count(appliance_reactors(app));
+	w->pings = calloc(w->n, sizeof(*w->pings));
+	if (!w->pings) {
+		w->n = 0;
+		return;
+	}
+	for (unsigned i = 0; i < w->n; i++) {
+		w->pings[i].msg.fn = ping_answer;
+		w->pings[i].answered = true;
+	}
+}
+
+/* Tells the manager that all is well if every reactor has answered, and asks them again. */
+static void watchdog_turn(struct watchdog *w, struct appliance *app)
+{
+	for (unsigned i = 0; i < w->n; i++)
+		if (!atomic_load(&w->pings[i].answered))
+			return;
+	sd_notify(0, "WATCHDOG=1");
+	for (unsigned i = 0; i < w->n; i++) {
+		atomic_store(&w->pings[i].answered, false);
+		reactor_post(reactor_set_get(appliance_reactors(app), i), &w->pings[i].msg);
+	}
+}
+
+static sigset_t our_signals(void)
+{
+	sigset_t set;
+
+	sigemptyset(&set);
+	sigaddset(&set, SIGTERM);
+	sigaddset(&set, SIGINT);
+	sigaddset(&set, SIGHUP);
+	return set;
+}
+
+void run_prepare_signals(void)
+{
+	sigset_t set = our_signals();
+
+	signal(SIGPIPE, SIG_IGN);
+	pthread_sigmask(SIG_BLOCK, &set, NULL);
+}
+
+static void reload(struct appliance *app)
+{
+	struct reason why = {.text = ""};
+	struct plan *done;
+
+	sd_notifyf(0, "RELOADING=1\nMONOTONIC_USEC=%llu",
+		   (unsigned long long)(clock_now_ns() / NSEC_PER_USEC));
+	if (appliance_apply(app, &done, &why))
+		log_error("reload.refused", "reason=\"%s\"", why.text);
+	else
+		log_info("reload.done", "steps=%zu problems=%zu", done->n, plan_problems(done));
+	if (!why.text[0])
+		plan_free(done);
+	sd_notify(0, "READY=1");
+}
+
+/* Answers signals until one says to end. */
+static void serve_signals(struct appliance *app)
+{
+	sigset_t set = our_signals();
+	struct watchdog w;
+
+	watchdog_init(&w, app);
+	for (;;) {
+		struct timespec ts = {(time_t)(w.interval_us / 1000000),
+				      (long)(w.interval_us % 1000000) * 1000};
+		int sig = w.interval_us ? sigtimedwait(&set, NULL, &ts) : sigwaitinfo(&set, NULL);
+
+		if (sig < 0 && errno == EAGAIN)
+			watchdog_turn(&w, app);
+		else if (sig == SIGHUP)
+			reload(app);
+		else if (sig == SIGTERM || sig == SIGINT)
+			break;
+	}
+	/* A ping may still be on its way: the memory is given back by the end of the process. */
+	if (!w.n)
+		free(w.pings);
+}
+
+int run_appliance(struct config *cfg, const struct run_options *opt, struct reason *why)
+{
+	struct control_server *srv = NULL;
+	struct appliance *app;
+	int ret, err;
+
+	log_set_level(cfg->log_level);
+	ret = appliance_start(cfg, &opt->appliance, &app, why);
+	if (ret) {
+		config_free(cfg);
+		return ret;
+	}
+	ret = control_server_start(app, opt->control_socket, &srv, why);
+	if (!ret && opt->started)
+		ret = opt->started(app, opt->ctx);
+	if (!ret) {
+		log_info("started", "version=%s control=%s", EBB_VERSION, opt->control_socket);
+		sd_notify(0, "READY=1");
+		serve_signals(app);
+		sd_notify(0, "STOPPING=1");
+		log_info("stopping", "version=%s", EBB_VERSION);
+	}
+	control_server_stop(srv);
+	err = appliance_stop(app);
+	if (err && !ret)
+		ret = reason_set(why, -err, "a LUN could not be flushed: %s", strerror(-err));
+	return ret;
+}

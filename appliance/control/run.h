@@ -1,0 +1,28 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The main loop of a program that is the appliance: start, answer signals, stop.
+ *
+ * SIGTERM and SIGINT end it in order; SIGHUP applies the declaration again. The service manager is
+ * told by sd_notify(3) (READY, RELOADING, STOPPING, and WATCHDOG when every reactor has answered
+ * since the last time); without one that does nothing.
+ */
+#pragma once
+
+#include "base/reason.h"
+#include "control/appliance.h"
+
+struct run_options {
+	struct appliance_options appliance;
+	const char *control_socket;
+	/* Once all of it runs; a return that is not 0 ends it. May be NULL. */
+	int (*started)(struct appliance *app, void *ctx);
+	void *ctx;
+};
+
+/**
+ * Blocks SIGTERM, SIGINT and SIGHUP in the calling thread, to be called before any other thread is
+ * started, and ignores SIGPIPE.
+ */
+void run_prepare_signals(void);
+/** Takes @cfg over. Returns 0 after an orderly end, or -errno with the reason. */
+int run_appliance(struct config *cfg, const struct run_options *opt, struct reason *why);
