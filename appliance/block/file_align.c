@@ -14,6 +14,7 @@
  * when they are not covered whole, puts the piece in, and writes the window: two writers of one
  * unit must be kept apart by the caller (block.h). With iov NULL the piece is zeros; that is how
  * zeros are written where fallocate cannot make them, in buffered mode too (off_align is 1 there).
+ * A direct transfer falls short by whole units; one that ends inside a unit is the file's end.
  *
  * The bounce memory comes from the reactor's pool when it has some, else from malloc; it never
  * waits for the pool, because whoever bounces holds a range lock and the owners of the pool's

@@ -27,9 +27,9 @@ static int remove_entry(const char *path, const struct stat *st, int type, struc
 
 void harness_stop(void)
 {
+	worker_drain(); /* first: a worker's last message goes to a reactor */
 	if (set)
 		reactor_set_stop(set);
-	worker_drain();
 	set = NULL;
 	if (dir[0])
 		nftw(dir, remove_entry, 8, FTW_DEPTH | FTW_PHYS);

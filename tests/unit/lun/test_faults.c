@@ -327,6 +327,15 @@ static void shoot(struct reactor_msg *m)
 	assert_non_null(s->f->held);
 	lun_submit(s->lun, &s->second);
 	s->f->held->done(s->f->held, 0);
+	sem_post(&s->sem);
+}
+
+/* Both are done, and the reactor has let go of both. */
+static void wait_for_both(struct shot *s)
+{
+	for (int i = 0; i < 2; i++)
+		while (sem_wait(&s->sem))
+			;
 }
 
 static void an_overlapping_write_waits_for_the_first(void **state)
@@ -349,20 +358,20 @@ static void an_overlapping_write_waits_for_the_first(void **state)
 	s.second.off = 511;
 	s.second.len = 10;
 	reactor_post(harness_reactor(), &s.msg);
-	sem_wait(&s.sem);
+	wait_for_both(&s);
 	assert_false(s.second_early);
 	assert_int_equal(metric_read(&lun_counters(s.lun)->conflicts), 1);
 	/* A read beside a plain write does not wait. */
 	s.first_done = false;
 	s.second.op = LUN_READ;
 	reactor_post(harness_reactor(), &s.msg);
-	sem_wait(&s.sem);
+	wait_for_both(&s);
 	assert_true(s.second_early);
 	/* Beside an atomic one it does. */
 	s.first_done = false;
 	s.first.flags = LUN_IO_ATOMIC;
 	reactor_post(harness_reactor(), &s.msg);
-	sem_wait(&s.sem);
+	wait_for_both(&s);
 	assert_false(s.second_early);
 	lun_unref(s.lun);
 }
