@@ -376,6 +376,85 @@ static void an_overlapping_write_waits_for_the_first(void **state)
 	lun_unref(s.lun);
 }
 
+/* --- no memory in the pool --- */
+
+struct squeeze {
+	struct reactor_msg msg;
+	struct lun *lun;
+	struct iobuf *hoard[64];
+	int n;
+	struct lun_io copy, or_;
+	struct iovec v;
+	bool copy_early, or_late;
+	sem_t sem;
+};
+
+static struct squeeze *squeeze;
+
+static void squeezed_or_done(struct lun_io *io)
+{
+	squeeze->or_late = false;
+}
+
+static void squeezed_copy_done(struct lun_io *io)
+{
+	squeeze->copy_early = squeeze->n > 0;
+	sem_post(&squeeze->sem);
+}
+
+static void squeeze_pool(struct reactor_msg *m)
+{
+	struct squeeze *s = container_of(m, struct squeeze, msg);
+	struct iobuf_pool *pool = reactor_iobufs(reactor_self());
+
+	for (size_t len = IOBUF_MAX; len >= IOBUF_MIN; len /= 2)
+		while (s->n < 64 && (s->hoard[s->n] = iobuf_get(pool, len)))
+			s->n++;
+	assert_true(s->n < 64);
+	s->or_late = true;
+	lun_submit(s->lun, &s->or_);
+	assert_false(s->or_late); /* brings memory of its own: must not wait for the pool */
+	lun_submit(s->lun, &s->copy);
+	while (s->n)
+		iobuf_put(s->hoard[--s->n]);
+}
+
+static void an_empty_pool_delays_but_does_not_fail(void **state)
+{
+	struct reactor_options opt = {.name = "small", .iobuf_limit = IOBUF_MAX};
+	uint8_t *buf = calloc(1, 1u << 20);
+	struct squeeze s = {.msg.fn = squeeze_pool, .v = {buf, 1u << 20}};
+	struct reactor_set *set;
+
+	squeeze = &s;
+	make_fake(&s.lun, false);
+	sem_init(&s.sem, 0, 0);
+	assert_int_equal(reactor_set_start(1, &opt, &set), 0);
+	s.copy = (struct lun_io){.op = LUN_COPY,
+				 .len = 2u << 20,
+				 .src = s.lun,
+				 .src_off = 2u << 20,
+				 .reg_index = -1,
+				 .reactor = reactor_set_get(set, 0),
+				 .done = squeezed_copy_done};
+	s.or_ = (struct lun_io){.op = LUN_OR_WRITE,
+				.len = 1u << 20,
+				.iov = &s.v,
+				.niov = 1,
+				.reg_index = -1,
+				.reactor = s.copy.reactor,
+				.done = squeezed_or_done};
+	reactor_post(s.copy.reactor, &s.msg);
+	while (sem_wait(&s.sem))
+		;
+	reactor_set_stop(set);
+	assert_int_equal(s.copy.err, 0);
+	assert_int_equal(s.or_.err, 0);
+	assert_false(s.copy_early);
+	lun_unref(s.lun);
+	free(buf);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -385,6 +464,7 @@ int main(void)
 		cmocka_unit_test(a_failed_compare_does_not_write),
 		cmocka_unit_test(malformed_ops_are_refused),
 		cmocka_unit_test(an_overlapping_write_waits_for_the_first),
+		cmocka_unit_test(an_empty_pool_delays_but_does_not_fail),
 	};
 	int failed = cmocka_run_group_tests(tests, NULL, NULL);
 
