@@ -604,7 +604,7 @@ static int end_refused(struct model *m, struct model_op *op)
 			return violation(m, op, op->first + i, c->value,
 					 "what was refused was seen");
 		*c = block->candidates[--block->n];
-		op_unref(op);
+		op->refs--; /* never the last: the driver's is still there */
 	}
 	return 0;
 }
