@@ -523,6 +523,78 @@ static void more_connections_than_ring_buffers(void **state)
 	server_end(&srv[0]);
 }
 
+/* --- without memory --- */
+
+#define UNIT 40000u /* more than a buffer of the ring holds */
+
+static ssize_t unit_input(struct stream *s, void *ctx, const uint8_t *data, size_t len)
+{
+	struct server *srv = ctx;
+
+	if (len < UNIT)
+		return 0;
+	for (size_t i = 0; i < UNIT; i++)
+		assert_int_equal(data[i], (uint8_t)(i * 7));
+	atomic_fetch_add(&srv->inputs, 1);
+	sem_post(&srv->gone);
+	return UNIT;
+}
+
+static void open_units(struct server *srv, void *arg)
+{
+	static struct stream_ops ops;
+
+	ops = srv_ops;
+	ops.input = unit_input;
+	assert_int_equal(stream_open(srv->r, *(int *)arg, &srv->opt, &ops, srv, &srv->s), 0);
+}
+
+static void take_all_memory(struct server *srv, void *arg)
+{
+	iobuf_pool_set_limit(reactor_iobufs(srv->r), IOBUF_MAX);
+	*(struct iobuf **)arg = iobuf_get(reactor_iobufs(srv->r), IOBUF_MAX);
+	assert_non_null(*(struct iobuf **)arg);
+}
+
+static void give_memory(struct server *srv, void *arg)
+{
+	iobuf_put(*(struct iobuf **)arg);
+}
+
+static void stream_waits_for_memory_and_goes_on(void **state)
+{
+	struct server srv = {.opt.rx_size = 64 << 10}, units = {0};
+	struct iobuf_stats st;
+	struct iobuf *all;
+	uint8_t *buf = malloc(UNIT * 3);
+	int fd = server_start(&srv, true), pair[2];
+
+	units.r = srv.r;
+	units.opt = srv.opt;
+	sem_init(&units.gone, 0, 0);
+	for (size_t i = 0; i < UNIT * 3; i++)
+		buf[i] = (uint8_t)(i % UNIT * 7);
+	tcp_pair(pair);
+	on_server(&units, open_units, &pair[0]);
+	on_server(&units, take_all_memory, &all);
+	assert_true(write_all(pair[1], buf, UNIT * 3));
+	do {
+		usleep(1000);
+		iobuf_pool_stats(reactor_iobufs(srv.r), &st);
+	} while (!st.waits);
+	assert_int_equal(units.inputs, 0);
+	on_server(&units, give_memory, &all);
+	for (int i = 0; i < 3; i++)
+		server_wait_gone(&units);
+	close(pair[1]);
+	server_wait_gone(&units);
+	assert_int_equal(units.closed_err, 0);
+	close(fd);
+	server_wait_gone(&srv);
+	server_end(&srv);
+	free(buf);
+}
+
 /* --- errors and closing --- */
 
 static void error_of_input_closes_with_it(void **state)
@@ -611,11 +683,11 @@ static void close_with_flush_delivers_what_is_queued(void **state)
 {
 	struct server srv = {0};
 	int fd = server_start(&srv, true);
-	uint8_t *back = malloc(4 + MSG_MAX), junk[3000] = {0};
+	uint8_t *back = malloc(4 + MSG_MAX), *junk = calloc(1, 90000);
 
+	on_server(&srv, pause_stream, NULL);
 	on_server(&srv, queue_answers, NULL);
-	assert_true(
-		write_all(fd, junk, sizeof(junk))); /* what stays unread must not cost us bytes */
+	assert_true(write_all(fd, junk, 90000)); /* what stays unread must not cost us bytes */
 	on_server(&srv, close_stream, &(bool){true});
 	for (int i = 0; i < 100; i++) {
 		assert_true(read_all(fd, back, 4 + MSG_MAX));
@@ -629,6 +701,7 @@ static void close_with_flush_delivers_what_is_queued(void **state)
 	close(fd);
 	server_end(&srv);
 	free(back);
+	free(junk);
 }
 
 static void close_with_flush_is_bounded_in_time(void **state)
@@ -719,6 +792,7 @@ int main(void)
 		cmocka_unit_test(paused_stream_is_not_read),
 		cmocka_unit_test(idle_connection_holds_no_buffer),
 		cmocka_unit_test(more_connections_than_ring_buffers),
+		cmocka_unit_test(stream_waits_for_memory_and_goes_on),
 		cmocka_unit_test(error_of_input_closes_with_it),
 		cmocka_unit_test(unit_larger_than_rx_size_closes),
 		cmocka_unit_test(close_without_flush_fails_what_is_queued),
