@@ -119,6 +119,7 @@ struct block_store {
 	const struct block_ops *ops;
 	_Atomic uint64_t size; /* bytes */
 	bool read_only;
+	bool created; /* this open made the backing object */
 };
 
 enum block_mode { BLOCK_MODE_AUTO, BLOCK_MODE_DIRECT, BLOCK_MODE_BUFFERED };

@@ -310,13 +310,15 @@ int block_open_file(const struct block_open_options *opt, struct block_store **r
 	f->fd = open_fd(opt, &created, why);
 	err = f->fd < 0 ? f->fd : set_up(f, opt, created, why);
 	if (err) {
-		if (created && f->fd >= 0)
+		/* Busy: between our making and locking it, it became somebody else's. */
+		if (created && f->fd >= 0 && err != -EBUSY)
 			unlink(opt->path);
 		if (f->fd >= 0)
 			close(f->fd);
 		free(f->path);
 		return err;
 	}
+	f->base.created = created;
 	*ret_store = &take_ptr(f)->base;
 	return 0;
 }

@@ -13,7 +13,8 @@
  * the calling thread. A plain read costs no allocation and no system call of its own.
  *
  * Latency is taken from the reactor's clock: from the turn in which the op came in to the turn in
- * which its completion was reaped, which is what the initiator sees, at no clock read an op.
+ * which its completion was reaped, which is what the initiator sees, at no clock read an op. Only
+ * an op that ends in the turn it came in reads the clock itself.
  */
 #include "lun/lun_private.h"
 
@@ -188,9 +189,11 @@ static bool lock_own(struct lun_io *io, void (*granted)(struct range_lock_req *q
 
 static void finish(struct lun_io *io)
 {
+	uint64_t now = reactor_now(io->reactor);
+
 	lun_bounce_put(io);
 	unlock_ranges(io);
-	end(io, reactor_now(io->reactor));
+	end(io, now == io->start_ns ? clock_now_ns() : now);
 	io->done(io);
 }
 

@@ -13,6 +13,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 static bool name_is_valid(const char *name)
 {
@@ -125,8 +126,11 @@ int lun_open(const struct lun_options *opt, struct lun **ret_lun, struct reason 
 	if (err)
 		return err;
 	err = lun_create(opt, store, ret_lun, why);
-	if (err)
+	if (err) {
+		if (store->created)
+			unlink(opt->path);
 		block_close(store);
+	}
 	return err;
 }
 

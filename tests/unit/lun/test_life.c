@@ -123,9 +123,10 @@ static void a_broken_record_is_refused_by_name(void **state)
 		close(rec);
 		assert_int_equal(open_with(opt, &lun), -EBADMSG);
 		assert_non_null(strstr(why.text, "luns/broken.json"));
+		/* And the file that was made for it is gone. */
+		assert_int_equal(access(harness_path("life"), F_OK), -1);
 	}
 	close(fd);
-	unlink(harness_path("life"));
 }
 
 static void without_state_the_file_is_the_identity(void **state)
