@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "scsi/scsi_commands.h"
+#include "scsi/scsi_commands_b.h"
 #include "scsi/scsi_internal.h"
 
 #define PAGE_MAX 512u /* the longest page with its header; designators of a long name included */
@@ -140,6 +141,63 @@ static unsigned page_provisioning(struct scsi_cmd *cmd, uint8_t *b)
 	return 4;
 }
 
+/* --- third-party copy (SPC-5 7.7.18) --- */
+
+enum {
+	TPC_COMMANDS = 0x0001,
+	TPC_PARAMETERS = 0x0004,
+	TPC_DESCRIPTORS = 0x0008,
+	TPC_GENERAL = 0x8001,
+};
+
+/* Ends the descriptor of @type whose contents are the @n bytes at @b + 4, padded to fours. */
+static unsigned tpc_end(uint8_t *b, unsigned type, unsigned n)
+{
+	n = (n + 3) & ~3u;
+	put_be16(b, (uint16_t)type);
+	put_be16(b + 2, (uint16_t)n);
+	return 4 + n;
+}
+
+/* The service actions of EXTENDED COPY and RECEIVE COPY RESULTS, from the opcode table. */
+static unsigned tpc_commands(uint8_t *b)
+{
+	unsigned n = 5;
+
+	for (unsigned opcode = 0x83; opcode <= 0x84; opcode++) {
+		unsigned head = n;
+
+		b[n] = (uint8_t)opcode;
+		n += 2;
+		for (unsigned i = 0; i < scsi_n_opcodes; i++) {
+			if (scsi_opcodes[i].opcode == opcode)
+				b[n++] = scsi_opcodes[i].sa;
+		}
+		b[head + 1] = (uint8_t)(n - head - 2);
+	}
+	b[4] = (uint8_t)(n - 5);
+	return tpc_end(b, TPC_COMMANDS, n - 4);
+}
+
+static unsigned page_third_party_copy(struct scsi_cmd *cmd, uint8_t *b)
+{
+	static const uint8_t types[] = {0x02, 0x0a, 0xe4}; /* segments, CSCD; ascending */
+	unsigned n = tpc_commands(b);
+
+	put_be16(b + n + 8, SCSI_XCOPY_MAX_TARGETS);
+	put_be16(b + n + 10, SCSI_XCOPY_MAX_SEGMENTS);
+	put_be32(b + n + 12, SCSI_XCOPY_MAX_LIST);
+	n += tpc_end(b + n, TPC_PARAMETERS, 0x1c);
+	b[n + 4] = sizeof(types);
+	memcpy(b + n + 5, types, sizeof(types));
+	n += tpc_end(b + n, TPC_DESCRIPTORS, 1 + sizeof(types));
+	put_be32(b + n + 4, SCSI_XCOPY_MAX_CONCURRENT);
+	put_be32(b + n + 8, SCSI_XCOPY_MAX_CONCURRENT);
+	put_be32(b + n + 12, SCSI_XCOPY_MAX_SEGMENT_LEN);
+	n += tpc_end(b + n, TPC_GENERAL, 0x20);
+	return n;
+}
+
 static unsigned page_list(struct scsi_cmd *cmd, uint8_t *b);
 
 static const struct vpd_page {
@@ -151,6 +209,7 @@ static const struct vpd_page {
 	{0x80, false, page_serial},
 	{0x83, false, page_identification},
 	{0x86, false, page_extended},
+	{0x8f, false, page_third_party_copy},
 	{0xb0, false, page_block_limits},
 	{0xb1, false, page_characteristics},
 	{0xb2, false, page_provisioning},
