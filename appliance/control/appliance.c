@@ -25,7 +25,7 @@
 #include "control/appliance_private.h"
 #include "event/worker.h"
 
-#define FDS_PER_LUN 3
+#define FDS_PER_LUN 2
 #define FDS_OTHER   512
 #define GRACE_MS    5000
 #define NBD_WAIT_S  20
@@ -435,7 +435,7 @@ int appliance_kick(struct appliance *app, const char *id, struct reason *why)
 
 /* --- start --- */
 
-/* Two for a LUN's file, one for what it keeps open while it is read or written some other way. */
+/* A LUN holds its file open; a second one while it is reopened or grown. */
 static int raise_file_limit(const struct config *cfg, struct reason *why)
 {
 	unsigned long long need = FDS_OTHER + (unsigned long long)cfg->luns_count * FDS_PER_LUN;

@@ -215,6 +215,9 @@ static int explain(const struct failure *f, cyaml_err_t err, const char *name,
 		return reason_set(why, EINVAL, "%s:%u: %s.%s: missing", name,
 				  config_lines_find(lines, path), path, key);
 	}
+	if (!strncmp(f->text, "Mapping field already seen", 26))
+		return reason_set(why, EINVAL, "%s:%u: %s: given twice", name,
+				  config_lines_find_last(lines, path), path);
 	return reason_set(why, EINVAL, "%s:%u: %s%s%s", name, f->line ? f->line : 1, path,
 			  path[0] ? ": " : "", f->text[0] ? f->text : cyaml_strerror(err));
 }

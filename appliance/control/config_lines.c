@@ -226,6 +226,14 @@ unsigned config_lines_find(const struct config_lines *lines, const char *path)
 	return 1;
 }
 
+unsigned config_lines_find_last(const struct config_lines *lines, const char *path)
+{
+	for (size_t i = lines->n; i; i--)
+		if (!strcmp(lines->entries[i - 1].path, path))
+			return lines->entries[i - 1].line;
+	return 1;
+}
+
 void config_lines_free(struct config_lines *lines)
 {
 	if (!lines)
