@@ -196,10 +196,12 @@ void scsi_copy_failed_details(struct scsi_cmd *cmd)
 	scsi_reply(cmd, buf, 60 + len);
 }
 
+/** Segment and CSCD descriptors that xcopy.c knows, ascending. */
+static const uint8_t types[] = {0x02, 0x0a, 0xe4};
+
 /** SPC-4 table 275. */
 void scsi_copy_parameters(struct scsi_cmd *cmd)
 {
-	static const uint8_t types[] = {0x02, 0x0a, 0xe4};
 	uint8_t buf[44 + sizeof(types)] = {0};
 
 	put_be32(buf, sizeof(buf) - 4);
