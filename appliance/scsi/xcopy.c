@@ -189,8 +189,10 @@ static void end(struct xcopy *x, const struct scsi_sense *failure)
 {
 	struct scsi_cmd *cmd = x->cmd;
 
-	if (x->rec)
+	if (x->rec) {
+		xcopy_record_progress(cmd->lu, x->rec, (uint16_t)x->cur, x->copied);
 		xcopy_record_end(cmd->lu, x->rec, failure);
+	}
 	x->rec = NULL;
 	if (failure)
 		scsi_check_sense(cmd, failure);

@@ -1,0 +1,407 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* Reservations as initiators see them: conflicts, unit attentions, survival, the fence. */
+#include "scsi_harness.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/endian.h"
+
+#define TYPE_WE	   0x01
+#define TYPE_EA	   0x03
+#define TYPE_EA_RO 0x06
+#define APTPL	   0x01
+#define SPEC_I_PT  0x08
+
+/** A TransportID of an initiator port (TPID FORMAT 01b); returns its length. */
+static unsigned port_id(uint8_t *buf, const char *name)
+{
+	char text[64];
+	unsigned len;
+
+	snprintf(text, sizeof(text), "%s,i,0x00023d000001", name);
+	len = ((unsigned)strlen(text) + 4) & ~3u;
+	if (len < 20)
+		len = 20;
+	memset(buf, 0, 4 + len);
+	buf[0] = 0x45;
+	put_be16(buf + 2, (uint16_t)len);
+	memcpy(buf + 4, text, strlen(text));
+	return 4 + len;
+}
+
+static struct initiator *login(struct world *w, unsigned reactor, const char *name)
+{
+	struct initiator *i = world_login(w, reactor, name);
+
+	i->nx.transport_id_len = (uint16_t)port_id(i->nx.transport_id, name);
+	return i;
+}
+
+static void pr_out(struct initiator *i, uint8_t sa, uint8_t type, uint64_t key, uint64_t sa_key,
+		   uint8_t flags)
+{
+	uint8_t list[24] = {0};
+
+	put_be64(list, key);
+	put_be64(list + 8, sa_key);
+	list[20] = flags;
+	send_cdb(i, CDB(0x5f, sa, type, 0, 0, BE32(24), 0), list, sizeof(list));
+}
+
+static unsigned keys(struct initiator *i)
+{
+	send_cdb(i, CDB(0x5e, 0, 0, 0, 0, 0, 0, BE16(4096), 0), NULL, 0);
+	expect_good(i);
+	assert_int_equal(get_be32(i->r.data + 4), i->r.len - 8);
+	return get_be32(i->r.data + 4) / 8;
+}
+
+static void test_unit_ready(struct initiator *i)
+{
+	send_cdb(i, CDB(0x00, 0, 0, 0, 0, 0), NULL, 0);
+}
+
+static void read_block(struct initiator *i)
+{
+	send_cdb(i, CDB(0x28, 0, BE32(0), 0, BE16(1), 0), NULL, 0);
+}
+
+static void write_block(struct initiator *i)
+{
+	static const uint8_t block[512];
+
+	send_cdb(i, CDB(0x2a, 0, BE32(0), 0, BE16(1), 0), block, sizeof(block));
+}
+
+#define expect_conflict(i) assert_int_equal((i)->r.status, SCSI_RESERVATION_CONFLICT)
+
+static int nbd_like(struct world *w, enum lun_op op)
+{
+	uint8_t block[512] = {0};
+	struct iovec iov = {block, sizeof(block)};
+	struct lun_io io = {
+		.op = op, .len = sizeof(block), .iov = &iov, .niov = 1, .reg_index = -1};
+
+	return lun_run(w->lun, &io);
+}
+
+static void exclusive_access_keeps_others_out(void **state)
+{
+	struct world *w = world_open(&(struct world_options){0});
+	struct initiator *a = login(w, 0, "iqn.a"), *b = login(w, 1, "iqn.b");
+
+	pr_out(a, 0x00, 0, 0, 0xa, 0);
+	expect_good(a);
+	pr_out(a, 0x01, TYPE_EA, 0xa, 0, 0);
+	expect_good(a);
+	read_block(b);
+	expect_conflict(b);
+	write_block(b);
+	expect_conflict(b);
+	test_unit_ready(b); /* but this is allowed */
+	expect_good(b);
+	send_cdb(b, CDB(0x12, 0, 0, BE16(96), 0), NULL, 0);
+	expect_good(b);
+	read_block(a);
+	expect_good(a);
+	assert_int_equal(nbd_like(w, LUN_READ), -EPERM);
+	pr_out(a, 0x02, TYPE_EA, 0xa, 0, 0);
+	expect_good(a);
+	read_block(b);
+	expect_good(b);
+	assert_int_equal(nbd_like(w, LUN_READ), 0);
+	world_logout(a);
+	world_logout(b);
+	world_close(w);
+}
+
+static void write_exclusive_lets_others_read(void **state)
+{
+	struct world *w = world_open(&(struct world_options){0});
+	struct initiator *a = login(w, 0, "iqn.a"), *b = login(w, 1, "iqn.b");
+
+	pr_out(a, 0x00, 0, 0, 0xa, 0);
+	pr_out(a, 0x01, TYPE_WE, 0xa, 0, 0);
+	expect_good(a);
+	read_block(b);
+	expect_good(b);
+	write_block(b);
+	expect_conflict(b);
+	write_block(a);
+	expect_good(a);
+	assert_int_equal(nbd_like(w, LUN_READ), 0);
+	assert_int_equal(nbd_like(w, LUN_WRITE), -EPERM);
+	world_logout(a);
+	world_logout(b);
+	world_close(w);
+}
+
+static void preempt_and_abort_tells_and_aborts_the_preempted(void **state)
+{
+	struct world *w = world_open(&(struct world_options){0});
+	struct initiator *a = login(w, 0, "iqn.a"), *b = login(w, 1, "iqn.b"),
+			 *c = login(w, 0, "iqn.c");
+
+	pr_out(a, 0x00, 0, 0, 0xa, 0);
+	pr_out(b, 0x00, 0, 0, 0xb, 0);
+	pr_out(c, 0x00, 0, 0, 0xc, 0);
+	pr_out(a, 0x01, TYPE_WE, 0xa, 0, 0);
+	expect_good(a);
+	pr_out(b, 0x05, TYPE_EA_RO, 0xb, 0xa, 0);
+	expect_good(b);
+	assert_int_equal(a->aborts, 1);
+	assert_int_equal(b->aborts, 0);
+	assert_int_equal(c->aborts, 0);
+	test_unit_ready(a);
+	expect_sense(a, SENSE_UNIT_ATTENTION, 0x2a05);
+	test_unit_ready(c);
+	expect_sense(c, SENSE_UNIT_ATTENTION, 0x2a04);
+	test_unit_ready(b);
+	expect_good(b);
+	write_block(a);
+	expect_conflict(a);
+	write_block(c); /* registrants only: c still is one */
+	expect_good(c);
+	assert_int_equal(keys(a), 2);
+	world_logout(a);
+	world_logout(b);
+	world_logout(c);
+	world_close(w);
+}
+
+static void aptpl_survives_the_process(void **state)
+{
+	char dir[] = "/tmp/ebb-pr-XXXXXX", cmd[64];
+	struct world *w;
+	struct initiator *a, *b;
+
+	assert_non_null(mkdtemp(dir));
+	w = world_open(&(struct world_options){.state = dir});
+	a = login(w, 0, "iqn.a");
+	pr_out(a, 0x00, 0, 0, 0xa, APTPL);
+	expect_good(a);
+	pr_out(a, 0x01, TYPE_EA, 0xa, 0, 0);
+	expect_good(a);
+	world_logout(a);
+	world_close(w);
+
+	w = world_open(&(struct world_options){.state = dir});
+	a = login(w, 0, "iqn.a");
+	b = login(w, 1, "iqn.b");
+	assert_int_equal(keys(a), 1);
+	assert_int_equal(get_be64(a->r.data + 8), 0xa);
+	assert_int_equal(nbd_like(w, LUN_READ), -EPERM);
+	read_block(b);
+	expect_conflict(b);
+	read_block(a); /* the same initiator port holds it */
+	expect_good(a);
+	/* Without APTPL, the next power-on finds nothing. */
+	pr_out(a, 0x00, 0, 0xa, 0xaa, 0);
+	expect_good(a);
+	world_logout(a);
+	world_logout(b);
+	world_close(w);
+
+	w = world_open(&(struct world_options){.state = dir});
+	a = login(w, 0, "iqn.a");
+	assert_int_equal(keys(a), 0);
+	read_block(a);
+	expect_good(a);
+	world_logout(a);
+	world_close(w);
+	snprintf(cmd, sizeof(cmd), "rm -rf %s", dir);
+	assert_int_equal(system(cmd), 0);
+}
+
+static void a_state_that_cannot_be_written_changes_nothing(void **state)
+{
+	char dir[] = "/tmp/ebb-pr-XXXXXX", path[64], cmd[64];
+	struct world *w;
+	struct initiator *a;
+	int fd;
+
+	assert_non_null(mkdtemp(dir));
+	w = world_open(&(struct world_options){.state = dir});
+	snprintf(path, sizeof(path), "%s/scsi", dir);
+	fd = open(path, O_CREAT | O_WRONLY, 0600); /* a file where the directory should be */
+	assert_true(fd >= 0);
+	close(fd);
+	a = login(w, 0, "iqn.a");
+	pr_out(a, 0x00, 0, 0, 0xa, APTPL);
+	expect_sense(a, SENSE_HARDWARE_ERROR, ASC_INTERNAL_TARGET_FAILURE);
+	assert_int_equal(keys(a), 0);
+	assert_int_equal(get_be32(a->r.data), 0); /* PRGENERATION */
+	assert_int_equal(unlink(path), 0);
+	pr_out(a, 0x00, 0, 0, 0xa, APTPL);
+	expect_good(a);
+	assert_int_equal(keys(a), 1);
+	world_logout(a);
+	world_close(w);
+	snprintf(cmd, sizeof(cmd), "rm -rf %s", dir);
+	assert_int_equal(system(cmd), 0);
+}
+
+static void aptpl_without_a_place_for_it_is_refused(void **state)
+{
+	struct world *w = world_open(&(struct world_options){0});
+	struct initiator *a = login(w, 0, "iqn.a");
+
+	send_cdb(a, CDB(0x5e, 2, 0, 0, 0, 0, 0, BE16(8), 0), NULL, 0);
+	expect_good(a);
+	assert_int_equal(a->r.data[2] & 1, 0); /* PTPL_C */
+	pr_out(a, 0x00, 0, 0, 0xa, APTPL);
+	expect_bad_param(a, 20, 0);
+	assert_int_equal(keys(a), 0);
+	world_logout(a);
+	world_close(w);
+}
+
+static void spec_i_pt_registers_the_listed_ports(void **state)
+{
+	struct world *w = world_open(&(struct world_options){0});
+	struct initiator *a = login(w, 0, "iqn.a"), *b = login(w, 1, "iqn.b");
+	uint8_t list[128] = {0};
+	unsigned n = port_id(list + 28, "iqn.b");
+
+	put_be64(list + 8, 0xa);
+	list[20] = SPEC_I_PT;
+	put_be32(list + 24, n);
+	send_cdb(a, CDB(0x5f, 0, 0, 0, 0, BE32(28 + n), 0), list, 28 + n);
+	expect_good(a);
+	assert_int_equal(keys(a), 2);
+	pr_out(b, 0x01, TYPE_EA, 0xa, 0, 0);
+	expect_good(b);
+	send_cdb(a, CDB(0x5e, 3, 0, 0, 0, 0, 0, BE16(4096), 0), NULL, 0);
+	expect_good(a);
+	assert_int_equal(a->r.data[8 + 12], 0);			 /* a does not hold it */
+	assert_int_equal(a->r.data[8 + 24 + n + 12], 1);	 /* b does */
+	assert_int_equal(a->r.data[8 + 24 + n + 13], TYPE_EA);
+	/* A list that ends in the middle of a TransportID. */
+	put_be32(list + 24, n - 4);
+	pr_out(a, 0x00, 0, 0xa, 0, 0);
+	send_cdb(a, CDB(0x5f, 0, 0, 0, 0, BE32(28 + n), 0), list, 28 + n);
+	expect_bad_param(a, 28, -1);
+	/* A parameter list shorter than the CDB says. */
+	send_cdb(a, CDB(0x5f, 0, 0, 0, 0, BE32(28 + n), 0), list, 24);
+	expect_sense(a, SENSE_ILLEGAL_REQUEST, ASC_PARAMETER_LIST_LENGTH);
+	world_logout(a);
+	world_logout(b);
+	world_close(w);
+}
+
+static void reserve6_holds_until_released_reset_or_lost(void **state)
+{
+	struct world *w = world_open(&(struct world_options){0});
+	struct initiator *a = login(w, 0, "iqn.a"), *b = login(w, 1, "iqn.b");
+
+	for (int how = 0; how < 3; how++) {
+		send_cdb(a, CDB(0x16, 0, 0, 0, 0, 0), NULL, 0);
+		expect_good(a);
+		send_cdb(a, CDB(0x16, 0, 0, 0, 0, 0), NULL, 0);
+		expect_good(a);
+		test_unit_ready(b);
+		expect_conflict(b);
+		send_cdb(b, CDB(0x1a, 0, 0x3f, 0, 255, 0), NULL, 0);
+		expect_conflict(b);
+		send_cdb(b, CDB(0x12, 0, 0, BE16(96), 0), NULL, 0);
+		expect_good(b);
+		send_cdb(b, CDB(0x17, 0, 0, 0, 0, 0), NULL, 0);
+		expect_good(b); /* and does nothing */
+		send_cdb(b, CDB(0x16, 0, 0, 0, 0, 0), NULL, 0);
+		expect_conflict(b);
+		pr_out(b, 0x00, 0, 0, 0xb, 0);
+		expect_conflict(b);
+		assert_int_equal(nbd_like(w, LUN_READ), -EPERM);
+		if (how == 0) {
+			send_cdb(a, CDB(0x17, 0, 0, 0, 0, 0), NULL, 0);
+			expect_good(a);
+		} else if (how == 1) {
+			assert_int_equal(send_tmf(b, SCSI_TMF_LUN_RESET), SCSI_TMF_COMPLETE);
+			test_unit_ready(a);
+			test_unit_ready(b);
+		} else {
+			world_logout(a);
+			a = login(w, 0, "iqn.a");
+		}
+		test_unit_ready(b);
+		expect_good(b);
+		assert_int_equal(nbd_like(w, LUN_READ), 0);
+	}
+	world_logout(a);
+	world_logout(b);
+	world_close(w);
+}
+
+/* SPC-4 5.12.3 */
+static void reserve6_beside_persistent_reservations(void **state)
+{
+	struct world *w = world_open(&(struct world_options){0});
+	struct initiator *a = login(w, 0, "iqn.a"), *b = login(w, 1, "iqn.b");
+
+	pr_out(a, 0x00, 0, 0, 0xa, 0);
+	send_cdb(a, CDB(0x16, 0, 0, 0, 0, 0), NULL, 0);
+	expect_conflict(a); /* registered, nothing reserved */
+	pr_out(a, 0x01, TYPE_WE, 0xa, 0, 0);
+	send_cdb(a, CDB(0x16, 0, 0, 0, 0, 0), NULL, 0);
+	expect_good(a); /* has it already */
+	send_cdb(a, CDB(0x17, 0, 0, 0, 0, 0), NULL, 0);
+	expect_good(a);
+	send_cdb(b, CDB(0x16, 0, 0, 0, 0, 0), NULL, 0);
+	expect_conflict(b);
+	write_block(b);
+	expect_conflict(b); /* RELEASE(6) took nothing away */
+	world_logout(a);
+	world_logout(b);
+	world_close(w);
+}
+
+static void bad_requests_point_to_what_is_bad(void **state)
+{
+	struct world *w = world_open(&(struct world_options){0});
+	struct initiator *a = login(w, 0, "iqn.a");
+	uint8_t list[25] = {0};
+
+	pr_out(a, 0x00, 0, 0, 0xa, 0);
+	pr_out(a, 0x01, 0x02, 0xa, 0, 0);
+	expect_bad_cdb(a, 2, -1);
+	pr_out(a, 0x01, 0x10 | TYPE_EA, 0xa, 0, 0);
+	expect_bad_cdb(a, 2, -1);
+	pr_out(a, 0x04, TYPE_EA, 0xa, 0, 0);
+	expect_bad_param(a, 8, -1);
+	pr_out(a, 0x06, 0, 0xa, 0xb, SPEC_I_PT);
+	expect_bad_param(a, 20, 3);
+	pr_out(a, 0x01, TYPE_EA, 0xa, 0, 0);
+	pr_out(a, 0x02, TYPE_WE, 0xa, 0, 0);
+	expect_sense(a, SENSE_ILLEGAL_REQUEST, ASC_INVALID_RELEASE_OF_RESERVATION);
+	send_cdb(a, CDB(0x5f, 0x01, TYPE_EA, 0, 0, BE32(25), 0), list, 25);
+	expect_sense(a, SENSE_ILLEGAL_REQUEST, ASC_PARAMETER_LIST_LENGTH);
+	send_cdb(a, CDB(0x5f, 0x08, 0, 0, 0, BE32(24), 0), list, 24);
+	expect_bad_cdb(a, 1, 4);
+	send_cdb(a, CDB(0x5e, 0x04, 0, 0, 0, 0, 0, BE16(24), 0), NULL, 0);
+	expect_bad_cdb(a, 1, 4);
+	world_logout(a);
+	world_close(w);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(exclusive_access_keeps_others_out),
+		cmocka_unit_test(write_exclusive_lets_others_read),
+		cmocka_unit_test(preempt_and_abort_tells_and_aborts_the_preempted),
+		cmocka_unit_test(aptpl_survives_the_process),
+		cmocka_unit_test(a_state_that_cannot_be_written_changes_nothing),
+		cmocka_unit_test(aptpl_without_a_place_for_it_is_refused),
+		cmocka_unit_test(spec_i_pt_registers_the_listed_ports),
+		cmocka_unit_test(reserve6_holds_until_released_reset_or_lost),
+		cmocka_unit_test(reserve6_beside_persistent_reservations),
+		cmocka_unit_test(bad_requests_point_to_what_is_bad),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
