@@ -19,8 +19,8 @@ static void mode_sense(struct initiator *i, uint8_t page)
 }
 
 /** Sets @bits of byte @byte of @page to @value; @flags: byte 1 of the CDB. */
-static void mode_change(struct initiator *i, uint8_t page, unsigned byte, uint8_t bits,
-			bool value, uint8_t flags)
+static void mode_change(struct initiator *i, uint8_t page, unsigned byte, uint8_t bits, bool value,
+			uint8_t flags)
 {
 	uint8_t list[64];
 	uint32_t len;

@@ -278,8 +278,8 @@ static void spec_i_pt_registers_the_listed_ports(void **state)
 	expect_good(b);
 	send_cdb(a, CDB(0x5e, 3, 0, 0, 0, 0, 0, BE16(4096), 0), NULL, 0);
 	expect_good(a);
-	assert_int_equal(a->r.data[8 + 12], 0);			 /* a does not hold it */
-	assert_int_equal(a->r.data[8 + 24 + n + 12], 1);	 /* b does */
+	assert_int_equal(a->r.data[8 + 12], 0);		 /* a does not hold it */
+	assert_int_equal(a->r.data[8 + 24 + n + 12], 1); /* b does */
 	assert_int_equal(a->r.data[8 + 24 + n + 13], TYPE_EA);
 	/* A list that ends in the middle of a TransportID. */
 	put_be32(list + 24, n - 4);

@@ -209,7 +209,7 @@ static void it_goes_on_in_the_next_process(void **state)
 	assert_int_equal(system(cmd), 0);
 }
 
-/** The backing file is cut short by somebody: writes past its end fail. */
+/** What cannot be put on record does not begin; what failed stays failed until somebody acts. */
 static void failure_is_remembered_until_it_is_left(void **state)
 {
 	char dir[] = "/tmp/ebb-san-XXXXXX", cmd[64], path[96];

@@ -83,8 +83,7 @@ static void expect_block(struct initiator *i, uint64_t lba, const char *text)
 static void copies_within_and_between_logical_units(void **state)
 {
 	struct world *w = world_open(&(struct world_options){0});
-	struct scsi_lu *two =
-		world_add_lu(w, &(struct world_options){0}, "two", w->target, 1);
+	struct scsi_lu *two = world_add_lu(w, &(struct world_options){0}, "two", w->target, 1);
 	struct initiator *a = world_login(w, 0, "iqn.a");
 	struct list l;
 
@@ -224,8 +223,8 @@ static void what_the_initiator_may_not_see_does_not_exist(void **state)
 static void reservations_and_write_protection_hold(void **state)
 {
 	struct world *w = world_open(&(struct world_options){0});
-	struct scsi_lu *ro = world_add_lu(w, &(struct world_options){.read_only = true}, "ro",
-					  w->target, 1);
+	struct scsi_lu *ro =
+		world_add_lu(w, &(struct world_options){.read_only = true}, "ro", w->target, 1);
 	struct scsi_lu *held = world_add_lu(w, &(struct world_options){0}, "held", w->target, 2);
 	struct initiator *a = world_login(w, 0, "iqn.a"), *b = world_login(w, 1, "iqn.b");
 	struct list l;
