@@ -88,7 +88,7 @@ def profiles(ebb, disk, tmp_path):
         urls = [u for u in e.urls("iscsi") if f":{name}/" in u]
         first = next(u for u in urls if f":{e.iscsi_port}/" in u)
         args.append(f"{name}={first},{first.replace(f':{e.iscsi_port}/', f':{second}/')}")
-    return args
+    return ["--read-only", "readonly", *args]
 
 
 @pytest.mark.plain
