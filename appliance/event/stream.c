@@ -30,7 +30,7 @@
 
 #define FLUSH_NS      (5 * NSEC_PER_SEC)
 #define SEND_MAX      (2u << 20) /* bytes a sendmsg; sockets take less at a time anyway */
-#define DISCARD_TURNS 64
+#define DISCARD_TURNS 512	 /* of 16 KiB: more than a receive queue holds */
 
 static size_t tx_len(const struct stream_tx *tx)
 {
@@ -217,12 +217,11 @@ static void flush_late(struct reactor_timer *t)
 /* Lets the peer have what was sent before it learns of the end. */
 static void discard_input(struct stream *s)
 {
-	uint8_t waste[4096];
+	uint8_t waste[16 << 10];
 
 	shutdown(s->fd, SHUT_WR);
 	for (int i = 0; i < DISCARD_TURNS; i++)
-		if (recv(s->fd, waste, s->inet ? (1u << 30) : sizeof(waste),
-			 MSG_DONTWAIT | (s->inet ? MSG_TRUNC : 0)) <= 0)
+		if (recv(s->fd, waste, sizeof(waste), MSG_DONTWAIT) <= 0)
 			break;
 }
 
@@ -263,8 +262,7 @@ static void socket_prepare(struct stream *s)
 	if (flags >= 0 && flags & O_NONBLOCK)
 		fcntl(s->fd, F_SETFL, flags & ~O_NONBLOCK);
 	getsockopt(s->fd, SOL_SOCKET, SO_DOMAIN, &domain, &len);
-	s->inet = domain == AF_INET || domain == AF_INET6;
-	if (s->inet)
+	if (domain == AF_INET || domain == AF_INET6)
 		setsockopt(s->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
 }
 

@@ -28,7 +28,6 @@ struct stream {
 	/* constant */
 	struct reactor *r;
 	int fd;
-	bool inet;
 	struct stream_options opt;
 	const struct stream_ops *ops;
 	void *ctx;
