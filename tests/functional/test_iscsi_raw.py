@@ -9,9 +9,9 @@ import time
 
 import pytest
 
-from conftest import TOOLS, SLOW, run
-from iscsi_raw import (ASYNC, CMD, DATA_IN, DATA_OUT, FINAL, IMM, LOGIN, NONE, NOP_IN, R2T, READ, REJECT, RSP, SNACK,
-                       TEXT_RSP, TMF_RSP, WRITE, Closed, Raw, parse, read10, text, write10)
+from conftest import SLOW, TOOLS
+from iscsi_raw import (ASYNC, CMD, DATA_IN, FINAL, IMM, LOGIN, NONE, NOP_IN, R2T, READ, REJECT, RSP, SNACK, TEXT_RSP,
+                       TMF_RSP, WRITE, Raw, parse, read10, text, write10)
 
 IQN = "iqn.2026-11.local.ebb:test"
 SPEED = [("InitialR2T", "No"), ("ImmediateData", "Yes"), ("MaxBurstLength", "1048576"), ("FirstBurstLength", "65536"),
@@ -45,6 +45,12 @@ class Serve:
             if line.startswith("sessions"):
                 return got
             got.append(line)
+
+    def wait_sessions(self, n):
+        end = time.monotonic() + 10 * SLOW
+        while len(self.sessions()) != n:
+            assert time.monotonic() < end, self.sessions()
+            time.sleep(0.01)
 
     def connect(self):
         return Raw(self.port, timeout=10 * SLOW)
@@ -603,7 +609,7 @@ def test_logout(serve):
     p = r.logout(0)
     assert p.op == 0x26 and p.response == 0
     assert r.closed() == []
-    assert s.sessions() == []
+    s.wait_sessions(0)
 
 
 def test_kick_and_shutdown_tell_the_initiator(serve):
@@ -635,6 +641,7 @@ def test_a_session_limit(serve):
     assert s.connect().login(IQN).login_status == 0x0302
     a.logout()
     a.closed()
+    s.wait_sessions(1)
     s.session()
     b.ready()
 

@@ -343,6 +343,8 @@ static void run(struct iscsi_task *t)
 	set_task_state(t, TASK_RUN);
 	list_del(&t->link);
 	t->cmd.out_len = t->out_got < t->out_want ? t->out_got : t->out_want;
+	t->cmd.out_excess = t->cmd.dir == SCSI_DIR_OUT && t->bhs.flags & ISCSI_CMD_WRITE &&
+			    t->edtl > t->cmd.data_len;
 	metric_add(&t->conn->n_written, t->cmd.out_len);
 	scsi_cmd_execute(&t->cmd);
 }
