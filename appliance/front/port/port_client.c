@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <linux/futex.h>
 #include <stdlib.h>
+#include <sched.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/stat.h>
@@ -18,9 +19,11 @@
 /* What a try returns when the link was lost under it; no errno of a LUN. */
 #define LINK_LOST (-10000)
 
-#define SPIN_ROUNDS    400u /* some microseconds */
-#define SPIN_SCORE_MAX 8u
-#define SPIN_PROBE     32u /* one op in so many is tried when it does not pay */
+#define SPIN_HOLD	400u /* looks while keeping the processor: some microseconds */
+#define SPIN_YIELDS	100u /* looks with a sched_yield() after each: some tens of them */
+#define SPIN_SCORE_MAX	16u
+#define SPIN_SCORE_PAYS 4u
+#define SPIN_PROBE	32u /* one op in so many is tried when it does not pay */
 
 /* --- submit and wait --- */
 
@@ -57,19 +60,22 @@ static inline void relax(void)
 }
 
 /**
- * Looks at @cell for a moment instead of sleeping, when we are the only one in flight (else another
- * thread needs the processor more) and it has paid lately; now and then it is tried again.
+ * Looks at @cell for a moment before sleeping: a sleep and a wake-up cost more than most requests
+ * take. Alone in flight, we hold on to the processor at first; with others in flight we give it
+ * away after each look (sched_yield): to threads that have something to do, or to the daemon. It
+ * is bounded, and adaptive: when it has not paid lately (a disk is slower than our patience), it is
+ * tried now and then only.
  */
 static uint32_t spin(struct port_client *c, struct port_cell *cell, uint32_t tag)
 {
+	bool alone = atomic_load_explicit(&c->slots.free, memory_order_relaxed) == ~(1ull << tag);
 	uint32_t score = atomic_load_explicit(&c->spin_score, memory_order_relaxed);
-	uint64_t ops = atomic_load_explicit(&c->ops, memory_order_relaxed);
+	uint32_t hold = alone ? SPIN_HOLD : 0;
 
-	if (atomic_load_explicit(&c->slots.free, memory_order_relaxed) != ~(1ull << tag))
+	if (score < SPIN_SCORE_PAYS &&
+	    atomic_load_explicit(&c->ops, memory_order_relaxed) % SPIN_PROBE)
 		return PORT_CELL_BUSY;
-	if (score < SPIN_SCORE_MAX / 2 && ops % SPIN_PROBE)
-		return PORT_CELL_BUSY;
-	for (uint32_t i = 0; i < SPIN_ROUNDS; i++) {
+	for (uint32_t i = 0; i < hold + SPIN_YIELDS; i++) {
 		uint32_t state = atomic_load_explicit(&cell->state, memory_order_acquire);
 
 		if (state != PORT_CELL_BUSY) {
@@ -78,7 +84,10 @@ static uint32_t spin(struct port_client *c, struct port_cell *cell, uint32_t tag
 						      memory_order_relaxed);
 			return state;
 		}
-		relax();
+		if (i < hold)
+			relax();
+		else
+			sched_yield();
 	}
 	atomic_store_explicit(&c->spin_score, score / 2, memory_order_relaxed);
 	return PORT_CELL_BUSY;
