@@ -246,6 +246,7 @@ void scsi_cmd_parse(struct scsi_cmd *cmd)
 	cmd->priv_free = NULL;
 	cmd->on_abort = NULL;
 	cmd->step = 0;
+	cmd->out_excess = false;
 	cmd->aborted = cmd->refused = cmd->waiting = false;
 	cmd->parsing = true;
 	cmd->itl = scsi_itl_find(cmd->nexus, cmd->lun, &err);
