@@ -2,7 +2,7 @@
 /*
  * SANITIZE (SBC-4 4.12, 5.31): every byte of the medium is made unrecoverable.
  *
- *   OVERWRITE     a pattern is written, durably, chunk by chunk, COUNT times over
+ *   OVERWRITE     a pattern is written, durably, chunk by chunk, paced, COUNT times over
  *   BLOCK ERASE   the backing store is told to deallocate everything (zeros where it cannot)
  *   CRYPTO ERASE  the same: data are not encrypted by us, so there is no key to throw away
  *
@@ -24,15 +24,20 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "base/cleanup.h"
+#include "base/clock.h"
 #include "scsi/scsi_commands_b.h"
 #include "scsi/scsi_internal.h"
 #include "scsi/state_change.h"
 
 #define OVERWRITE_CHUNK (1u << 20)
 #define ERASE_CHUNK	(64u << 20)
-#define PATTERN_MAX	4096 /* the largest block */
+/* Bytes a second that OVERWRITE writes at most, about what one hard disk does: it runs for hours on
+ * large LUNs, and the others on the same disks have to live with it. */
+#define OVERWRITE_PACE (160ull << 20)
+#define PATTERN_MAX    4096 /* the largest block */
 
 enum sanitize_state { SANITIZE_IDLE, SANITIZE_RUNNING, SANITIZE_FAILED };
 enum sanitize_kind { SANITIZE_OVERWRITE = 1, SANITIZE_BLOCK_ERASE, SANITIZE_CRYPTO_ERASE };
@@ -178,8 +183,24 @@ static void fill_pattern(struct scsi_sanitize *sz, uint8_t *buf, size_t len, boo
 	}
 }
 
+/** Waits until @done bytes are not ahead of the pace that began at @start_ns. */
+static void keep_pace(uint64_t start_ns, uint64_t done)
+{
+	uint64_t due = (uint64_t)((double)done / (double)OVERWRITE_PACE * (double)NSEC_PER_SEC);
+	uint64_t now = clock_now_ns() - start_ns;
+	struct timespec ts;
+
+	if (due <= now)
+		return;
+	ts.tv_sec = (time_t)((due - now) / NSEC_PER_SEC);
+	ts.tv_nsec = (long)((due - now) % NSEC_PER_SEC);
+	nanosleep(&ts, NULL);
+}
+
 static int overwrite_pass(struct scsi_sanitize *sz, uint8_t *buf, uint64_t size)
 {
+	uint64_t start_ns = clock_now_ns();
+
 	for (uint64_t off = 0; off < size;) {
 		uint64_t len = size - off < OVERWRITE_CHUNK ? size - off : OVERWRITE_CHUNK;
 		struct iovec iov = {buf, len};
@@ -193,6 +214,7 @@ static int overwrite_pass(struct scsi_sanitize *sz, uint8_t *buf, uint64_t size)
 			return err;
 		off += len;
 		atomic_fetch_add(&sz->done, len);
+		keep_pace(start_ns, off);
 	}
 	return 0;
 }

@@ -154,7 +154,7 @@ static void meanwhile_others_are_kept_out_and_see_progress(void **state)
 		.op = LUN_READ, .len = sizeof(block), .iov = &iov, .niov = 1, .reg_index = -1};
 	unsigned last = 0, now;
 
-	overwrite(a, IMMED, 31, "x"); /* two gigabytes: long enough to look */
+	overwrite(a, IMMED, 31, "x"); /* two gigabytes, paced: long enough to look */
 	expect_good(a);
 	send_cdb(b, CDB(0x28, 0, BE32(0), 0, BE16(1), 0), NULL, 0);
 	expect_sense(b, SENSE_NOT_READY, ASC_SANITIZE_IN_PROGRESS);
@@ -183,7 +183,7 @@ static void meanwhile_others_are_kept_out_and_see_progress(void **state)
 static void it_goes_on_in_the_next_process(void **state)
 {
 	char dir[] = "/tmp/ebb-san-XXXXXX", cmd[64], path[96];
-	const struct world_options opt = {.state = dir, .size = 32 << 20};
+	const struct world_options opt = {.state = dir, .size = 4 << 20};
 	struct world *w;
 	struct initiator *a;
 
