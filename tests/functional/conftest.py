@@ -74,17 +74,17 @@ class Ebb:
 
     def start(self, timeout=20):
         self.lines = []
-        self.proc = subprocess.Popen(self.cmd, stdout=subprocess.PIPE, stderr=self.log, text=True, env=self.env,
-                                     stdin=subprocess.DEVNULL)
+        self.proc = subprocess.Popen(self.cmd, stdout=subprocess.PIPE, stderr=self.log, env=self.env,
+                                     stdin=subprocess.DEVNULL, bufsize=0)
         end = time.monotonic() + timeout * SLOW
         while True:
             left = end - time.monotonic()
             if left <= 0 or not select.select([self.proc.stdout], [], [], left)[0]:
                 raise AssertionError(f"ebb serve not ready: {self.lines}\n{self.stderr()}")
-            line = self.proc.stdout.readline()
+            line = self.proc.stdout.readline()  # unbuffered: select() sees all that is left
             if not line:
                 raise AssertionError(f"ebb serve ended: {self.proc.wait()} {self.lines}\n{self.stderr()}")
-            self.lines.append(line.rstrip("\n"))
+            self.lines.append(line.decode().rstrip("\n"))
             if self.lines[-1] == "ready":
                 return self
 

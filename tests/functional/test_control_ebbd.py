@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""ebbd: the service with its configuration file."""
+import os
+import signal
+import subprocess
+
+import pytest
+
+from conftest import EBBD, need, run
+from controllib import Daemon, wait_for
+
+
+@pytest.fixture
+def ebbd(tmp_path):
+    """A Daemon, not started; it must end cleanly."""
+    d = Daemon(tmp_path / "ebbd")
+    yield d
+    status = d.stop() if d.proc else 0
+    text = d.stderr()
+    d.log.close()
+    d.notify.close()
+    assert "Sanitizer" not in text, text
+    assert status == 0, text
+
+
+def iscsi(d, iqn):
+    return f"iscsi://127.0.0.1:{d.iscsi_port}/{iqn}"
+
+
+def test_check_says_file_line_key_reason(tmp_path):
+    path = tmp_path / "bad.yaml"
+    path.write_text("threads: 2\nluns:\n- name: a\n  path: /a\n  size: 10Q\n")
+    p = run(EBBD, "--config", path, "--check", check=False)
+    assert p.returncode == 1
+    assert p.stdout.startswith(f"{path}:5: luns[0].size: ")
+    path.write_text("threads: 2\n")
+    assert run(EBBD, "--config", path, "--check").stdout == ""
+    p = run(EBBD, "--config", tmp_path / "none.yaml", "--check", check=False)
+    assert p.returncode == 1 and "No such file" in p.stdout
+
+
+def test_the_shipped_example_is_valid():
+    example = os.path.join(os.path.dirname(__file__), "../../config/ebb.yaml")
+    assert run(EBBD, "--config", example, "--check").stdout == ""
+
+
+def test_runs_what_is_declared_and_tells_the_manager(ebbd, disk):
+    ebbd.declare(f"[{{name: a, path: {disk('16M')}}}]")
+    ebbd.start()
+    assert "virtual size: 16 MiB" in run(need("qemu-img"), "info", "-f", "raw",
+                                         iscsi(ebbd, "iqn.2026-11.local.ebb:a/0")).stdout
+    assert ebbd.json("status")["config"] == str(ebbd.config)
+    ebbd.proc.send_signal(signal.SIGTERM)
+    ebbd.wait_notify("STOPPING=1")
+    assert ebbd.stop() == 0
+
+
+def test_a_missing_file_is_reported_and_never_dropped(ebbd, disk, tmp_path):
+    path = tmp_path / "late.img"
+    ebbd.declare(f"[{{name: a, path: {disk('16M')}}}, {{name: late, path: {path}}}]")
+    ebbd.start()
+    for _ in range(2):
+        plan = ebbd.json("plan")
+        assert [(s["action"], s["name"]) for s in plan["steps"]] == [
+            ("create lun", "late"), ("create target", "iqn.2026-11.local.ebb:late")]
+        assert plan["problems"] == 2 and "No such file" in plan["steps"][0]["problem"]
+        p = ebbd.cli("apply", check=False)
+        assert p.returncode == 1 and "late.img: No such file" in p.stdout
+    late = next(o for o in ebbd.json("lun", "list") if o["name"] == "late")
+    assert late["state"] == "offline" and "No such file" in late["problem"]
+    run("truncate", "-s", "8M", path)
+    ebbd.cli("apply")
+    assert ebbd.cli("plan").stdout == "nothing to do\n"
+    assert next(o for o in ebbd.json("lun", "list") if o["name"] == "late")["state"] == "online"
+
+
+def test_apply_does_what_plan_says_and_leaves_others_alone(ebbd, disk, tmp_path):
+    a, b, c = disk("16M"), disk("16M"), tmp_path / "c.img"
+    ebbd.declare(f"[{{name: a, path: {a}}}, {{name: b, path: {b}}}]")
+    ebbd.start()
+    client = subprocess.Popen(["qemu-io", "-f", "raw", iscsi(ebbd, "iqn.2026-11.local.ebb:a/0")],
+                              stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        wait_for("the session on a", lambda: ebbd.json("session", "list"))
+        session = ebbd.json("session", "list")[0]["id"]
+        ebbd.declare(f"[{{name: a, path: {a}}}, {{name: b, path: {b}, size: 32M}}, {{name: c, path: {c}, size: 8M}}]",
+                     extra="  targets:\n  - iqn: iqn.2026-11.local.ebb:both\n    luns: [b, 5=c]\n")
+        planned = ebbd.json("plan")
+        assert [(s["action"], s["name"].rsplit(":", 1)[-1]) for s in planned["steps"]] == [
+            ("remove target", "b"), ("grow lun", "b"), ("create lun", "c"), ("create target", "both")]
+        assert ebbd.json("apply") == planned
+        assert ebbd.cli("apply").stdout == "nothing to do\n"
+        assert b.stat().st_size == 32 << 20
+        assert "8 MiB" in run("qemu-img", "info", "-f", "raw", iscsi(ebbd, "iqn.2026-11.local.ebb:both/5")).stdout
+        assert ebbd.json("session", "list")[0]["id"] == session
+        # a is busy: taking it out of the declaration is refused, and told, until the session ends
+        ebbd.declare(f"[{{name: b, path: {b}}}, {{name: c, path: {c}}}]",
+                     extra="  targets:\n  - iqn: iqn.2026-11.local.ebb:both\n    luns: [b, 5=c]\n")
+        p = ebbd.cli("apply", check=False)
+        assert p.returncode == 1 and "busy: 1 session" in p.stdout
+        out = client.communicate("write -P 1 0 1M\nread -P 1 0 1M\nflush\n", timeout=60)[0]
+        assert "failed" not in out and out.count("1 MiB") == 2
+    finally:
+        client.kill()
+        client.wait()
+    wait_for("a to be idle", lambda: not ebbd.json("session", "list"))
+    ebbd.cli("apply")
+    assert [o["name"] for o in ebbd.json("lun", "list")] == ["b", "c"]
+
+
+def test_sighup_applies(ebbd, disk):
+    a, b = disk("16M"), disk("16M")
+    ebbd.declare(f"[{{name: a, path: {a}}}]")
+    ebbd.start()
+    ebbd.declare(f"[{{name: a, path: {a}}}, {{name: b, path: {b}}}]")
+    ebbd.proc.send_signal(signal.SIGHUP)
+    assert "MONOTONIC_USEC" in ebbd.wait_notify("RELOADING=1")
+    ebbd.wait_notify("READY=1")
+    assert [o["name"] for o in ebbd.json("lun", "list")] == ["a", "b"]
+    # a file that is wrong changes nothing
+    ebbd.config.write_text("luns: nonsense\n")
+    ebbd.proc.send_signal(signal.SIGHUP)
+    ebbd.wait_notify("READY=1")
+    assert [o["name"] for o in ebbd.json("lun", "list")] == ["a", "b"]
+    p = ebbd.cli("plan", check=False)
+    assert p.returncode == 1 and f"{ebbd.config}:1: luns: " in p.stdout
+
+
+def test_luns_made_by_command_come_back(ebbd, disk, tmp_path):
+    ebbd.declare(f"[{{name: a, path: {disk('16M')}}}]")
+    ebbd.start()
+    ebbd.cli("lun", "create", "mine", tmp_path / "mine.img", "--size", "8M", "--description", "kept")
+    ebbd.cli("lun", "resize", "mine", "16M")
+    assert ebbd.cli("apply").stdout == "nothing to do\n"
+    uuid = next(o for o in ebbd.json("lun", "list") if o["name"] == "mine")["uuid"]
+    assert ebbd.stop() == 0
+    ebbd.start()
+    mine = next(o for o in ebbd.json("lun", "list") if o["name"] == "mine")
+    assert mine["uuid"] == uuid and mine["size"] == 16 << 20 and mine["description"] == "kept"
+    p = ebbd.cli("lun", "delete", "a", check=False)
+    assert p.returncode == 1 and str(ebbd.config) in p.stdout
+    ebbd.cli("lun", "delete", "mine")
+    assert ebbd.stop() == 0
+    ebbd.start()
+    assert [o["name"] for o in ebbd.json("lun", "list")] == ["a"]
+
+
+def test_one_daemon_has_a_state_directory(ebbd, disk):
+    ebbd.declare("[]")
+    ebbd.start()
+    p = run(EBBD, "--config", ebbd.config, check=False)
+    assert p.returncode == 1 and "another daemon uses this state directory" in p.stdout
+
+
+def test_the_watchdog_is_fed(ebbd):
+    ebbd.declare("[]")
+    ebbd.start(env={"WATCHDOG_USEC": "600000"})
+    for _ in range(3):
+        ebbd.wait_notify("WATCHDOG=1")
+
+
+def test_chap_and_acl_are_from_the_file(ebbd, disk):
+    ebbd.declare(f"[{{name: a, path: {disk('16M')}}}, {{name: b, path: {disk('16M')}}}]",
+                 extra="  targets:\n  - iqn: iqn.2026-11.local.ebb:locked\n    luns: [a]\n"
+                       "    chap: {users: [{user: me, secret: 'secretsecret1'}]}\n"
+                       "  - iqn: iqn.2026-11.local.ebb:closed\n    luns: [b]\n    initiators: [iqn.1999-01.org.nobody:x]\n")
+    ebbd.start()
+    inq = need("iscsi-inq")
+    portal = f"127.0.0.1:{ebbd.iscsi_port}"
+    assert "EBB" in run(inq, f"iscsi://me%secretsecret1@{portal}/iqn.2026-11.local.ebb:locked/0").stdout
+    assert run(inq, f"iscsi://{portal}/iqn.2026-11.local.ebb:locked/0", check=False).returncode
+    assert run(inq, f"iscsi://me%wrongsecret12@{portal}/iqn.2026-11.local.ebb:locked/0", check=False).returncode
+    assert run(inq, f"iscsi://{portal}/iqn.2026-11.local.ebb:closed/0", check=False).returncode
+    # opened by a change of the file, with no restart
+    text = ebbd.config.read_text()
+    ebbd.config.write_text(text.replace("iqn.1999-01.org.nobody:x", "'*'"))
+    ebbd.cli("apply")
+    assert "EBB" in run(inq, f"iscsi://{portal}/iqn.2026-11.local.ebb:closed/0").stdout
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to give it up")
+def test_gives_up_root(ebbd, disk, tmp_path):
+    path = disk("16M")
+    os.chown(path, 65534, 65534)
+    for folder in [tmp_path, *tmp_path.parents][:3]:
+        if str(folder).startswith("/tmp/pytest"):
+            os.chmod(folder, 0o755)
+    ebbd.declare(f"[{{name: a, path: {path}}}]")
+    ebbd.config.write_text(ebbd.config.read_text().replace("unix:" + str(ebbd.folder), "unix:" + str(ebbd.folder / "run"))
+                           + "user: nobody\n")
+    os.chmod(ebbd.folder / "notify", 0o777)
+    ebbd.start()
+    uids = next(line for line in open(f"/proc/{ebbd.proc.pid}/status") if line.startswith("Uid:")).split()[1:]
+    assert uids == ["65534"] * 4
+    assert ebbd.json("lun", "list")[0]["state"] == "online"
