@@ -120,7 +120,7 @@ bool scsi_write_same_length(struct scsi_cmd *cmd)
 		scsi_bad_cdb_field(cmd, 1, 3);
 		return false;
 	}
-	if (!cmd->blocks || cmd->blocks > scsi_max_write_same(cmd->lu)) { /* WSNZ is 1 */
+	if (!cmd->blocks || cmd->blocks > SCSI_WS_MAX) { /* WSNZ is 1 */
 		scsi_bad_cdb_field(cmd, cmd->op->len_off, -1);
 		return false;
 	}
@@ -140,7 +140,7 @@ void scsi_write_same(struct scsi_cmd *cmd)
 	uint64_t off = cmd->lba << cmd->lu->block_shift, len = (uint64_t)cmd->blocks * bs;
 
 	if (cmd->data_len && (cmd->out_len != bs || cmd->out_excess)) {
-		scsi_check(cmd, SENSE_ILLEGAL_REQUEST, ASC_INVALID_FIELD_IN_IU);
+		scsi_bad_cdb_field(cmd, cmd->op->len_off, -1);
 		return;
 	}
 	if (atomic_load_explicit(&cmd->lu->mode.wce_off, memory_order_relaxed))

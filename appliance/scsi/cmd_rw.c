@@ -6,7 +6,8 @@
  * When less data-out arrives than the CDB asks for (the transport's expected length was smaller),
  * commands that treat each block by itself carry out the whole blocks that came and end with GOOD;
  * the transport reports the residual. Commands that are all or nothing (COMPARE AND WRITE, WRITE
- * ATOMIC) are refused with INVALID FIELD IN COMMAND INFORMATION UNIT instead.
+ * ATOMIC, VERIFY with BYTCHK 3) are refused, pointing at the number of blocks, when more or less
+ * data than that is offered.
  */
 #include <string.h>
 
@@ -47,7 +48,7 @@ static bool check_all_arrived(struct scsi_cmd *cmd)
 {
 	if (cmd->out_len == cmd->data_len && !cmd->out_excess)
 		return true;
-	scsi_check(cmd, SENSE_ILLEGAL_REQUEST, ASC_INVALID_FIELD_IN_IU);
+	scsi_bad_cdb_field(cmd, cmd->op->len_off, -1);
 	return false;
 }
 

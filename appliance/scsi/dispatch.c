@@ -11,8 +11,8 @@
  *   3. the opcode, then its service action      05/20/00, 05/24/00 -> byte 1
  *   4. reservation of another                   RESERVATION CONFLICT
  *   5. sanitize, medium present                 02/04/1B.., 02/3A/00
- *   6. reserved bits, lengths                   05/24/00 with a field pointer
- *   7. the LBA range                            05/21/00
+ *   6. reserved bits                            05/24/00 with a field pointer
+ *   7. the LBA range, then lengths              05/21/00, 05/24/00
  *   8. write protection                         07/27/..
  *
  * 4, 5 and 8 can only change while data is being fetched, so commands with data-out pass them again
@@ -218,9 +218,9 @@ static void parse(struct scsi_cmd *cmd)
 	cmd->dir = (enum scsi_dir)op->dir;
 	if (op->lba_len)
 		take_lba(cmd, op);
-	if (!take_length(cmd, op))
-		return;
 	if ((op->flags & SCSI_OP_LBA) && !check_range(cmd))
+		return;
+	if (!take_length(cmd, op))
 		return;
 	if (gates && !check_write_protection(cmd, gates))
 		return;

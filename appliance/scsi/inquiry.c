@@ -121,7 +121,7 @@ static unsigned page_block_limits(struct scsi_cmd *cmd, uint8_t *b)
 		put_be32(b + 24, 1u << lu->physical_shift);
 		put_be32(b + 28, 0x80000000); /* UGAVALID, alignment 0 */
 	}
-	put_be64(b + 32, scsi_max_write_same(lu));
+	put_be64(b + 32, SCSI_WS_MAX);
 	put_be32(b + 40, SCSI_ATOMIC_MAX);
 	return 0x3c;
 }
@@ -129,6 +129,7 @@ static unsigned page_block_limits(struct scsi_cmd *cmd, uint8_t *b)
 static unsigned page_characteristics(struct scsi_cmd *cmd, uint8_t *b)
 {
 	put_be16(b, cmd->lu->rotational ? 0 : 1); /* not reported : non-rotating medium */
+	b[3] = 0x50; /* WABEREQ, WACEREQ: reads succeed after block and crypto erase */
 	b[3] = 0x50; /* WABEREQ, WACEREQ: after an erase, reads are good and return what was left */
 	return 0x3c;
 }

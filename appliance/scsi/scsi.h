@@ -90,7 +90,7 @@ struct scsi_cmd {
 	struct iobuf_waiter mem_wait;
 	void *priv; /* state of a command of several steps (EXTENDED COPY, UNMAP lists) */
 	void (*priv_free)(void *priv);
-	void (*next)(struct scsi_cmd *cmd); /* goes on when there is memory */
+	void (*next)(struct scsi_cmd *cmd);	/* goes on when there is memory */
 	void (*on_abort)(struct scsi_cmd *cmd); /* of a command that waits long: may end it */
 	int step;
 	bool aborted;

@@ -283,17 +283,13 @@ void scsi_sense_from_errno(int err, bool write, struct scsi_sense *ret_s);
 
 #define SCSI_UNMAP_MAX_DESC   256u
 #define SCSI_UNMAP_MAX_BLOCKS (1u << 20)
-#define SCSI_WS_MAX_BYTES     (512ull << 20)
+#define SCSI_WS_MAX	      32768u
 #define SCSI_CAW_MAX	      255u
 #define SCSI_ATOMIC_MAX	      256u
 
 static inline uint32_t scsi_max_transfer(const struct scsi_lu *lu)
 {
 	return IOBUF_MAX >> lu->block_shift;
-}
-static inline uint32_t scsi_max_write_same(const struct scsi_lu *lu)
-{
-	return (uint32_t)(SCSI_WS_MAX_BYTES >> lu->block_shift);
 }
 
 /* --- LUN I/O of a command --- */

@@ -597,8 +597,9 @@ static int parse_command(struct iscsi_task *t, const uint8_t *ahs)
 	if (t->immediate)
 		c->n_immediate++;
 	scsi_cmd_parse(cmd);
-	if (cmd->dir == SCSI_DIR_OUT && h->flags & ISCSI_CMD_WRITE) {
-		t->out_want = cmd->data_len < t->edtl ? cmd->data_len : t->edtl;
+	if (h->flags & ISCSI_CMD_WRITE) {
+		if (cmd->dir == SCSI_DIR_OUT)
+			t->out_want = cmd->data_len < t->edtl ? cmd->data_len : t->edtl;
 		cmd->out_excess = t->edtl > cmd->data_len;
 	}
 	return 0;

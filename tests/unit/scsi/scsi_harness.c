@@ -232,9 +232,9 @@ static void start_command(struct reactor_msg *m)
 	scsi_cmd_parse(cmd);
 	i->r.dir = cmd->dir;
 	i->r.data_len = cmd->data_len;
+	cmd->out_excess = offered > cmd->data_len;
 	if (cmd->dir == SCSI_DIR_OUT) {
 		cmd->out_len = offered < cmd->data_len ? offered : cmd->data_len;
-		cmd->out_excess = offered > cmd->data_len;
 		if (cmd->out_len) {
 			cmd->out = iobuf_get(reactor_iobufs(i->nx.reactor), cmd->out_len);
 			memcpy(cmd->out->data, i->out, cmd->out_len);

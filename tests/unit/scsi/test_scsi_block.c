@@ -27,6 +27,11 @@ static int open_thin(void **state)
 	return open_with(&(struct world_options){0});
 }
 
+static int open_big(void **state)
+{
+	return open_with(&(struct world_options){.size = 64u << 20});
+}
+
 static int open_thick(void **state)
 {
 	return open_with(&(struct world_options){.thick = true});
@@ -214,7 +219,7 @@ static void verify_can_compare_one_block_with_all(void **state)
 	assert_true(sense_info(a, &info));
 	assert_int_equal(info, 300 * BS);
 	send_cdb(a, CDB(0x8f, 6, BE64(7), BE32(300), 0, 0), buf, BS - 1);
-	expect_sense(a, SENSE_ILLEGAL_REQUEST, 0x0e03);
+	expect_bad_cdb(a, 10, -1);
 	send_cdb(a, CDB(0x8f, 6, BE64(7), BE32(0), 0, 0), NULL, 0);
 	expect_good(a);
 }
@@ -263,13 +268,14 @@ static void commands_that_are_all_or_nothing_want_all_their_data(void **state)
 {
 	static const struct {
 		uint8_t cdb[16];
-		unsigned len, need;
+		unsigned len, need, byte;
 	} t[] = {
-		{{0x89, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1}, 16, 2 * BS},
-		{{0x41, 0, 0, 0, 0, 0, 0, 0, 1}, 10, BS},
-		{{0x41, 8, 0, 0, 0, 0, 0, 0, 1}, 10, BS},
-		{{0x93, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1}, 16, BS},
-		{{0x9c, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2}, 16, 2 * BS},
+		{{0x89, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1}, 16, 2 * BS, 13},
+		{{0x41, 0, 0, 0, 0, 0, 0, 0, 1}, 10, BS, 7},
+		{{0x41, 8, 0, 0, 0, 0, 0, 0, 1}, 10, BS, 7},
+		{{0x93, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1}, 16, BS, 10},
+		{{0x9c, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2}, 16, 2 * BS, 12},
+		{{0x8f, 6, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2}, 16, BS, 10},
 	};
 
 	memset(buf, 0, 8 * BS);
@@ -277,12 +283,15 @@ static void commands_that_are_all_or_nothing_want_all_their_data(void **state)
 		send_cdb(a, t[n].cdb, t[n].len, buf, t[n].need);
 		expect_good(a);
 		send_cdb(a, t[n].cdb, t[n].len, buf, t[n].need / 2);
-		expect_sense(a, SENSE_ILLEGAL_REQUEST, 0x0e03);
+		expect_bad_cdb(a, t[n].byte, -1);
 		send_cdb(a, t[n].cdb, t[n].len, buf, t[n].need * 2);
-		expect_sense(a, SENSE_ILLEGAL_REQUEST, 0x0e03);
+		expect_bad_cdb(a, t[n].byte, -1);
 		send_cdb(a, t[n].cdb, t[n].len, buf, 0);
-		expect_sense(a, SENSE_ILLEGAL_REQUEST, 0x0e03);
+		expect_bad_cdb(a, t[n].byte, -1);
 	}
+	/* 256 blocks do not fit the field: 0 blocks, but data */
+	send_cdb(a, CDB(0x89, 0, BE64(0), 0, 0, 0, 0, 0, 0), buf, 512 * BS);
+	expect_bad_cdb(a, 13, -1);
 }
 
 static void write_atomic_has_its_limits(void **state)
@@ -344,13 +353,13 @@ static void write_same_refuses_what_b0_does_not_offer(void **state)
 	expect_bad_cdb(a, 7, -1);
 	send_cdb(a, CDB(0x93, 0, BE64(0), BE32(0), 0, 0), buf, BS);
 	expect_bad_cdb(a, 10, -1);
-	send_cdb(a, CDB(0x93, 0, BE64(0), BE32(scsi_max_write_same(w->lu) + 1), 0, 0), buf, BS);
+	send_cdb(a, CDB(0x93, 0, BE64(0), BE32(SCSI_WS_MAX + 1), 0, 0), buf, BS);
 	expect_bad_cdb(a, 10, -1);
 	send_cdb(a, CDB(0x93, 0x18, BE64(0), BE32(1), 0, 0), buf, BS); /* ANCHOR */
 	expect_bad_cdb(a, 1, 4);
 	send_cdb(a, CDB(0x41, 0x10, BE32(0), 0, BE16(1), 0), buf, BS);
 	expect_bad_cdb(a, 1, 4);
-	send_cdb(a, CDB(0x93, 0, BE64(BLOCKS - 1), BE32(2), 0, 0), buf, BS);
+	send_cdb(a, CDB(0x93, 0, BE64(8 * BLOCKS - 1), BE32(2), 0, 0), buf, BS);
 	expect_sense(a, SENSE_ILLEGAL_REQUEST, 0x2100);
 }
 
@@ -632,8 +641,10 @@ static void block_limits_are_those_held_to(void **state)
 	assert_int_equal(get_be32(a->r.data + 24), 256);
 	assert_int_equal(get_be32(a->r.data + 28), 8);
 	assert_int_equal(get_be32(a->r.data + 32), 0x80000000);
-	assert_int_equal(get_be64(a->r.data + 36), scsi_max_write_same(w->lu));
+	assert_int_equal(get_be64(a->r.data + 36), 32768);
 	assert_int_equal(get_be32(a->r.data + 44), 256);
+	page(0xb1);
+	assert_int_equal(a->r.data[7], 0x50);
 	page(0xb2);
 	assert_int_equal(a->r.data[5], 0xe4);
 	assert_int_equal(a->r.data[6], 2);
@@ -674,7 +685,8 @@ int main(void)
 		thin(write_atomic_has_its_limits),
 		thin(orwrite_ors),
 		thin(write_same_repeats_its_block),
-		thin(write_same_refuses_what_b0_does_not_offer),
+		cmocka_unit_test_setup_teardown(write_same_refuses_what_b0_does_not_offer, open_big,
+						close_world),
 		thin(unmapped_blocks_read_as_zeros),
 		thin(refused_unmap_lists_change_nothing),
 		cmocka_unit_test_setup_teardown(thick_units_do_not_know_unmap, open_thick,
