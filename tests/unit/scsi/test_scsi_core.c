@@ -3,12 +3,15 @@
 #include "scsi_harness.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
+#include "base/cleanup.h"
 #include "base/endian.h"
+#include "base/file.h"
 #include "scsi/scsi_internal.h"
 
 #define BLOCKS (8u * 2048) /* 512 byte blocks in 8 MiB */
@@ -79,6 +82,43 @@ static void table_is_sane(void **state)
 		if (op->len_kind == SCSI_LEN_FN)
 			assert_non_null(op->length);
 	}
+}
+
+/* docs/scsi.md lists what the table has; with EBB_UPDATE_DOCS set, it is made to. */
+static void docs_list_the_table(void **state)
+{
+	static const char begin[] = "<!-- opcodes -->\n", end[] = "<!-- end -->\n";
+	_cleanup_free_ char *doc = NULL, *list = NULL;
+	size_t len, list_len;
+	FILE *f = open_memstream(&list, &list_len);
+	char *from, *to;
+
+	fprintf(f, "| opcode | command | changes the medium |\n|---|---|---|\n");
+	for (unsigned n = 0; n < scsi_n_opcodes; n++) {
+		const struct scsi_opcode *op = &scsi_opcodes[n];
+		char sa[8] = "";
+
+		if (op->flags & SCSI_OP_SA)
+			snprintf(sa, sizeof(sa), "/%02Xh", op->sa);
+		fprintf(f, "| %02Xh%s | %s | %s |\n", op->opcode, sa, op->name,
+			op->flags & SCSI_OP_WRITES ? "yes" : "");
+	}
+	fclose(f);
+	assert_int_equal(file_read(AT_FDCWD, DOC, 1 << 20, &doc, &len), 0);
+	from = strstr(doc, begin);
+	assert_non_null(from);
+	from += strlen(begin);
+	to = strstr(from, end);
+	assert_non_null(to);
+	if (getenv("EBB_UPDATE_DOCS")) {
+		f = fopen(DOC, "w");
+		assert_non_null(f);
+		fprintf(f, "%.*s%s%s", (int)(from - doc), doc, list, to);
+		fclose(f);
+		return;
+	}
+	assert_int_equal(to - from, list_len);
+	assert_memory_equal(from, list, list_len);
 }
 
 /* Each reserved bit of each row, set alone, is refused with a pointer to that very bit. */
@@ -653,6 +693,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(table_is_sane),
+		cmocka_unit_test(docs_list_the_table),
 		thin(every_reserved_bit_is_pointed_at),
 		thin(unknown_opcodes_are_refused),
 		thin(unknown_service_actions_point_at_it),
