@@ -127,22 +127,22 @@ class Ebb(Server):
         state = self.context.folder / f"state-{self.port}"
         io = "direct" if self.mode == "direct" else "buffered"
         self.spawn(self.context.ebb, "serve", f"{self.image},name=b,io={io}", "--iscsi", f"127.0.0.1:{self.port}",
-                   "--nbd", f"127.0.0.1:{nbd_port}", "--metrics", f"127.0.0.1:{free_port()}", "--state", state,
-                   "--socket", self.context.folder / f"control-{self.port}", stdout=subprocess.PIPE, text=True)
+                   "--nbd", f"127.0.0.1:{nbd_port}", "--state", state,
+                   "--socket", self.context.folder / f"control-{self.port}", stdout=subprocess.PIPE)
         lines = self.read_until_ready()
         scheme = "iscsi:" if self.front == "iscsi" else "nbd:"
         self.url = next(w for line in lines for w in line.split() if w.startswith(scheme))
 
     def read_until_ready(self, seconds=20):
-        lines, end = [], time.monotonic() + seconds
-        while select.select([self.proc.stdout], [], [], max(0, end - time.monotonic()))[0]:
-            line = self.proc.stdout.readline()
-            if not line:
+        text, end, out = b"", time.monotonic() + seconds, self.proc.stdout.fileno()
+        while not text.endswith(b"ready\n"):
+            if not select.select([out], [], [], max(0, end - time.monotonic()))[0]:
+                raise ServerError(f"ebb serve is not ready after {seconds} s (log: {self.log.name})")
+            more = os.read(out, 4096)
+            if not more:
                 raise ServerError(f"ebb serve ended with {self.proc.wait()} (log: {self.log.name})")
-            lines.append(line.strip())
-            if lines[-1] == "ready":
-                return lines
-        raise ServerError(f"ebb serve is not ready after {seconds} s (log: {self.log.name})")
+            text += more
+        return text.decode().splitlines()
 
 
 class EbbIscsi(Ebb):
