@@ -153,6 +153,9 @@ struct failure {
 };
 
 static void note_log(cyaml_log_t level, void *ctx, const char *fmt, va_list ap)
+	__attribute__((format(printf, 3, 0)));
+
+static void note_log(cyaml_log_t level, void *ctx, const char *fmt, va_list ap)
 {
 	struct failure *f = ctx;
 	unsigned entry, line = 0;

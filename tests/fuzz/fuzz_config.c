@@ -7,6 +7,8 @@
 
 #include "control/config.h"
 
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len);
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
 {
 	struct reason why = {.text = ""};

@@ -28,6 +28,8 @@ static void use_params(const struct protocol_request *req)
 		config_iqn(name, iqn, sizeof(iqn));
 }
 
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len);
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
 {
 	struct protocol_request req;
