@@ -97,6 +97,10 @@ struct block_info {
 	uint32_t mem_align;  /* memory alignment that needs no bounce (>= 1) */
 	uint32_t discard_unit; /* granularity of DISCARD, bytes; 0: not supported */
 	uint64_t allocated;    /* bytes allocated now; UINT64_MAX: unknown */
+	/* A read beside a write of the same bytes may see old and new ones within one logical
+	 * block: a copy from the page cache is not atomic. Who promises whole blocks keeps the two
+	 * apart. */
+	bool tears;
 	bool read_only, can_zero_fast, can_copy, can_grow, rotational;
 };
 

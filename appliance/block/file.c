@@ -33,6 +33,7 @@ static void file_get_info(struct block_store *s, struct block_info *ret_info)
 		.mem_align = f->mem_align,
 		.discard_unit = atomic_load(&f->no_punch) ? 0 : f->discard_unit,
 		.allocated = UINT64_MAX,
+		.tears = !f->direct,
 		.read_only = s->read_only,
 		.can_zero_fast = !s->read_only && (!atomic_load(&f->no_punch) ||
 						   (!f->device && !atomic_load(&f->no_zero_range))),

@@ -161,7 +161,10 @@ static enum range_lock_mode mode_of(const struct lun_io *io)
 {
 	const struct lun_op_traits *t = traits_of(io);
 
-	return t->writes && (io->flags & LUN_IO_ATOMIC) ? RANGE_ATOMIC : t->mode;
+	/* Where the store tears blocks, every write must be indivisible to reads, or a reader could
+	 * see half a logical block, which no disk shows. */
+	return t->writes && ((io->flags & LUN_IO_ATOMIC) || io->lun->tears) ? RANGE_ATOMIC
+									    : t->mode;
 }
 
 static void unlock_ranges(struct lun_io *io)

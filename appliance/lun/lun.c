@@ -98,6 +98,7 @@ int lun_create(const struct lun_options *opt, struct block_store *store, struct 
 	lun->read_only = opt->read_only || store->read_only;
 	lun->removable = opt->removable;
 	lun->refs = 1;
+	lun->tears = info.tears || block_size > (info.write_unit ? info.write_unit : 1);
 	range_lock_init(&lun->ranges, info.write_unit ? info.write_unit : 1);
 	mutex_init(&lun->slow, LOCK_RANK_LUN_SLOW);
 	pthread_cond_init(&lun->notify_cond, NULL);

@@ -6,6 +6,8 @@
  *  - two writes (WRITE, UNMAP, ZERO, WRITE_SAME, COMPARE_AND_WRITE, OR_WRITE, COPY's destination)
  * that overlap - or share a write unit of the store - never run side by side;
  *  - COMPARE_AND_WRITE, OR_WRITE and writes with LUN_IO_ATOMIC are indivisible to reads too;
+ *  - no read sees a part of a logical block from before and a part from after a write: where the
+ *    store cannot promise it (block_info.tears), reads wait for writes that overlap them;
  *  - waiters are served first come, first served among those that overlap, so nobody starves;
  *  - an op is acknowledged (done) only when its effect is visible to every later op.
  *

@@ -12,6 +12,8 @@ struct lun {
 	uint32_t block_size;
 	int state_dirfd;
 	bool read_only, removable;
+	bool tears; /* a block could be read half written: reads and writes that overlap
+		     * are kept apart */
 	/* --- atomic --- */
 	_Atomic uint32_t refs;
 	_Atomic int fence; /* enum lun_fence */

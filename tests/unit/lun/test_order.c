@@ -144,6 +144,38 @@ static void atomic_writes_are_never_seen_in_part(void **state)
 	lun_unref(lun);
 }
 
+/* Plain writes and reads of many blocks: each block a reader sees is of one write. */
+#define BLOCKS_LEN (64u << 10)
+
+static void *block_writer(void *arg)
+{
+	uint8_t *buf = aligned_alloc(4096, BLOCKS_LEN);
+
+	for (int i = 0; i < 1500; i++) {
+		struct iovec v = {buf, BLOCKS_LEN};
+		struct lun_io io = {.op = (uintptr_t)arg < 2 ? LUN_WRITE : LUN_READ,
+				    .len = BLOCKS_LEN,
+				    .iov = &v,
+				    .niov = 1,
+				    .reg_index = -1};
+
+		if (io.op == LUN_WRITE)
+			memset(buf, i * 2 + (int)(uintptr_t)arg, BLOCKS_LEN);
+		assert_int_equal(run(lun, &io, (uintptr_t)arg % 2), 0);
+		for (unsigned b = 0; b < BLOCKS_LEN; b += lun_block_size(lun))
+			assert_memory_equal(buf + b, buf + b + 1, lun_block_size(lun) - 1);
+	}
+	free(buf);
+	return NULL;
+}
+
+static void no_reader_sees_half_a_block(void **state)
+{
+	lun = make_lun("blocks", BLOCK_MODE_BUFFERED, 1u << 20);
+	run_threads(block_writer);
+	lun_unref(lun);
+}
+
 /* Neighbours in one unit of direct I/O: each thread owns every fourth run of 100 bytes. */
 static void *neighbour(void *arg)
 {
@@ -226,6 +258,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(no_compare_and_write_is_lost),
 		cmocka_unit_test(atomic_writes_are_never_seen_in_part),
+		cmocka_unit_test(no_reader_sees_half_a_block),
 		cmocka_unit_test(neighbours_in_one_unit_do_not_hurt_each_other),
 		cmocka_unit_test(copies_in_all_directions_end),
 	};
