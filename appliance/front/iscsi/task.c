@@ -343,8 +343,7 @@ static void run(struct iscsi_task *t)
 	set_task_state(t, TASK_RUN);
 	list_del(&t->link);
 	t->cmd.out_len = t->out_got < t->out_want ? t->out_got : t->out_want;
-	t->cmd.out_excess = t->cmd.dir == SCSI_DIR_OUT && t->bhs.flags & ISCSI_CMD_WRITE &&
-			    t->edtl > t->cmd.data_len;
+	t->cmd.out_excess = t->bhs.flags & ISCSI_CMD_WRITE && t->edtl > t->cmd.data_len;
 	metric_add(&t->conn->n_written, t->cmd.out_len);
 	scsi_cmd_execute(&t->cmd);
 }
@@ -597,11 +596,8 @@ static int parse_command(struct iscsi_task *t, const uint8_t *ahs)
 	if (t->immediate)
 		c->n_immediate++;
 	scsi_cmd_parse(cmd);
-	if (h->flags & ISCSI_CMD_WRITE) {
-		if (cmd->dir == SCSI_DIR_OUT)
-			t->out_want = cmd->data_len < t->edtl ? cmd->data_len : t->edtl;
-		cmd->out_excess = t->edtl > cmd->data_len;
-	}
+	if (cmd->dir == SCSI_DIR_OUT && h->flags & ISCSI_CMD_WRITE)
+		t->out_want = cmd->data_len < t->edtl ? cmd->data_len : t->edtl;
 	return 0;
 }
 
