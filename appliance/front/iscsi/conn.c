@@ -79,7 +79,7 @@ uint32_t iscsi_crc32c(const void *data, size_t len)
 	return ~crc32_iscsi((unsigned char *)(uintptr_t)data, (int)len, 0xffffffff);
 }
 
-/* The digest goes out least significant byte first (RFC 7143 12.1... appendix of RFC 3720). */
+/* Least significant byte first, as the examples of RFC 7143 A.4 show. */
 static void put_digest(uint8_t *to, uint32_t crc)
 {
 	for (int i = 0; i < 4; i++)
