@@ -241,6 +241,17 @@ def test_a_long_text_answer_comes_in_pieces(serve):
     assert r.text(b"", ttt=12345).op == REJECT
 
 
+def test_a_text_request_goes_on_after_its_answer(serve):
+    r = serve().connect()
+    assert r.login(None, discovery=True).login_status == 0
+    p = r.text(text([("Foo", "1")]), flags=0)  # more is to come
+    assert p.data == b"Foo=NotUnderstood\0" and not p.flags & FINAL and p.ttt != NONE
+    p = r.text(b"SendTar", ttt=p.ttt, flags=0x40)  # a pair in two PDUs
+    assert p.op == TEXT_RSP and p.data == b""
+    p = r.text(b"gets=All\0", ttt=p.ttt)
+    assert p.flags & FINAL and p.data.startswith(b"TargetName=" + IQN.encode())
+
+
 # --- commands and data ---
 
 

@@ -13,6 +13,13 @@
 
 #define REPLY_MAX (4u << 20) /* of text; some 40,000 targets */
 
+/* What was left of a reply, or all of it, is not wanted any more. */
+static void drop_reply(struct iscsi_conn *c)
+{
+	iscsi_text_free(&c->text);
+	c->text_pos = 0;
+}
+
 /* Sends the next piece of c->text in answer to @req. */
 static int send_piece(struct iscsi_conn *c, const struct iscsi_text_bhs *req)
 {
@@ -43,7 +50,7 @@ static int send_piece(struct iscsi_conn *c, const struct iscsi_text_bhs *req)
 	iscsi_conn_stamp(c, &p->bhs, true);
 	iscsi_pdu_send(p, p->buf, (uint32_t)len);
 	if (c->text_pos == c->text.len)
-		iscsi_text_free(&c->text);
+		drop_reply(c);
 	return 0;
 }
 
@@ -107,9 +114,8 @@ static int answer(struct iscsi_conn *c)
 	const char *key, *value;
 	int r;
 
-	iscsi_text_free(&c->text);
+	drop_reply(c);
 	iscsi_text_init(&c->text, REPLY_MAX);
-	c->text_pos = 0;
 	iscsi_text_open(&in, c->text_in, c->text_in_len);
 	while ((r = iscsi_text_next(&in, &key, &value)) > 0)
 		take_pair(c, key, value);
@@ -129,8 +135,7 @@ int iscsi_text_request(struct iscsi_conn *c, const struct iscsi_text_bhs *req, c
 		free(c->text_in);
 		c->text_in = NULL;
 		c->text_in_len = 0;
-		iscsi_text_free(&c->text);
-		c->text_pos = 0;
+		drop_reply(c);
 		if (++c->text_ttt == ISCSI_TAG_RESERVED)
 			c->text_ttt = 0;
 	} else if (ttt != c->text_ttt) {
@@ -150,11 +155,12 @@ int iscsi_text_request(struct iscsi_conn *c, const struct iscsi_text_bhs *req, c
 	}
 	r = answer(c);
 	if (r < 0) {
+		drop_reply(c);
 		iscsi_conn_reject(c, ISCSI_REJECT_PROTOCOL, req);
 		return 0;
 	}
 	if (c->text.failed) {
-		iscsi_text_free(&c->text);
+		drop_reply(c);
 		iscsi_conn_reject(c, ISCSI_REJECT_RESOURCES, req);
 		return 0;
 	}
