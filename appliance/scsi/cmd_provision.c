@@ -116,14 +116,21 @@ static bool has_ndob(const struct scsi_cmd *cmd)
 
 bool scsi_write_same_length(struct scsi_cmd *cmd)
 {
+	uint64_t blocks = cmd->blocks, cap;
+
 	if ((cmd->cdb[1] & WS_UNMAP) && !cmd->lu->thin) {
 		scsi_bad_cdb_field(cmd, 1, 3);
 		return false;
 	}
-	if (!cmd->blocks || cmd->blocks > SCSI_WS_MAX) { /* WSNZ is 1 */
+	if (!blocks) { /* WSNZ is 0: to the end of the medium */
+		cap = atomic_load_explicit(&cmd->lu->blocks, memory_order_relaxed);
+		blocks = cap > cmd->lba ? cap - cmd->lba : 0;
+	}
+	if (blocks > SCSI_WS_MAX) {
 		scsi_bad_cdb_field(cmd, cmd->op->len_off, -1);
 		return false;
 	}
+	cmd->blocks = (uint32_t)blocks;
 	cmd->data_len = has_ndob(cmd) ? 0 : cmd->lu->block_size;
 	return true;
 }
@@ -141,6 +148,10 @@ void scsi_write_same(struct scsi_cmd *cmd)
 
 	if (cmd->data_len && (cmd->out_len != bs || cmd->out_excess)) {
 		scsi_bad_cdb_field(cmd, cmd->op->len_off, -1);
+		return;
+	}
+	if (!len) {
+		scsi_good(cmd);
 		return;
 	}
 	if (atomic_load_explicit(&cmd->lu->mode.wce_off, memory_order_relaxed))

@@ -110,7 +110,6 @@ static unsigned page_block_limits(struct scsi_cmd *cmd, uint8_t *b)
 {
 	const struct scsi_lu *lu = cmd->lu;
 
-	b[0] = 0x01; /* WSNZ */
 	b[1] = SCSI_CAW_MAX;
 	put_be16(b + 2, (uint16_t)(1u << lu->physical_shift));
 	put_be32(b + 4, scsi_max_transfer(lu));

@@ -349,10 +349,20 @@ static void write_same_repeats_its_block(void **state)
 
 static void write_same_refuses_what_b0_does_not_offer(void **state)
 {
-	send_cdb(a, CDB(0x41, 0, BE32(0), 0, BE16(0), 0), buf, BS); /* WSNZ */
+	memset(buf, 0x77, BS);
+	send_cdb(a, CDB(0x41, 0, BE32(0), 0, BE16(0), 0), buf, BS); /* to the end is too far */
 	expect_bad_cdb(a, 7, -1);
-	send_cdb(a, CDB(0x93, 0, BE64(0), BE32(0), 0, 0), buf, BS);
+	send_cdb(a, CDB(0x93, 0, BE64(8 * BLOCKS - SCSI_WS_MAX - 1), BE32(0), 0, 0), buf, BS);
 	expect_bad_cdb(a, 10, -1);
+	send_cdb(a, CDB(0x93, 0, BE64(8 * BLOCKS - SCSI_WS_MAX), BE32(0), 0, 0), buf, BS);
+	expect_good(a);
+	assert_true(medium_is_byte(8 * BLOCKS - SCSI_WS_MAX, 1, 0x77));
+	assert_true(medium_is_byte(8 * BLOCKS - 1, 1, 0x77));
+	assert_true(medium_is_byte(8 * BLOCKS - SCSI_WS_MAX - 1, 1, 0));
+	send_cdb(a, CDB(0x93, 0, BE64(8 * BLOCKS), BE32(0), 0, 0), buf, BS);
+	expect_good(a);
+	send_cdb(a, CDB(0x93, 0, BE64(8 * BLOCKS + 1), BE32(0), 0, 0), buf, BS);
+	expect_sense(a, SENSE_ILLEGAL_REQUEST, 0x2100);
 	send_cdb(a, CDB(0x93, 0, BE64(0), BE32(SCSI_WS_MAX + 1), 0, 0), buf, BS);
 	expect_bad_cdb(a, 10, -1);
 	send_cdb(a, CDB(0x93, 0x18, BE64(0), BE32(1), 0, 0), buf, BS); /* ANCHOR */
@@ -634,7 +644,7 @@ static void block_limits_are_those_held_to(void **state)
 {
 	page(0xb0);
 	assert_int_equal(a->r.len, 64);
-	assert_int_equal(a->r.data[4], 1);
+	assert_int_equal(a->r.data[4], 0);
 	assert_int_equal(a->r.data[5], 255);
 	assert_int_equal(get_be32(a->r.data + 8), IOBUF_MAX / BS);
 	assert_int_equal(get_be32(a->r.data + 20), 1u << 20);
