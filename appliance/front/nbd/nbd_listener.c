@@ -2,6 +2,7 @@
 #include <errno.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -10,10 +11,12 @@
 #include <unistd.h>
 
 #include "base/cleanup.h"
+#include "base/clock.h"
 #include "event/stream.h"
 #include "front/nbd/nbd_private.h"
 
 #define BACKLOG	    128
+#define PATIENCE_NS (2 * NSEC_PER_SEC)
 #define UNIX_PREFIX "unix:"
 
 /** Removes the file of a socket that nobody listens on. */
@@ -93,13 +96,16 @@ static int open_tcp(struct nbd_listener *l, const char *address, struct reason *
 
 int nbd_listener_open(struct nbd_listener *l, const char *address, struct reason *why)
 {
+	bool is_unix = strncmp(address, UNIX_PREFIX, strlen(UNIX_PREFIX)) == 0;
+	uint64_t until = clock_now_ns() + PATIENCE_NS;
 	int err;
 
-	*l = (struct nbd_listener){.fd = -1};
-	if (strncmp(address, UNIX_PREFIX, strlen(UNIX_PREFIX)) == 0)
-		err = open_unix(l, address + strlen(UNIX_PREFIX), why);
-	else
-		err = open_tcp(l, address, why);
+	/* The nbdkit of an instance that was killed holds the address until it has noticed. */
+	do {
+		*l = (struct nbd_listener){.fd = -1};
+		err = is_unix ? open_unix(l, address + strlen(UNIX_PREFIX), why)
+			      : open_tcp(l, address, why);
+	} while (err == -EADDRINUSE && clock_now_ns() < until && poll(NULL, 0, 20) == 0);
 	return reason_prefix(why, err, "NBD");
 }
 

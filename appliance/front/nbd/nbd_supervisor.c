@@ -10,6 +10,9 @@
  * pipe that the pid file is written into, and the pipe that is its stderr. An instance is over when
  * all three have completed for good; only then is the next one started, so ops are never shared.
  *
+ * A stop gives nbdkit 2 s to answer what its clients have asked for, then kills it: it would wait
+ *for clients that are connected and idle for ever. What it had not answered was not acknowledged.
+ *
  * The backoff starts at 100 ms and doubles up to 10 s; an instance that served for 10 s resets it.
  * The child is started through sh, because LISTEN_PID must hold the pid of the process that
  * becomes nbdkit; it has a process group of its own, so that a terminal's ^C reaches the daemon
@@ -34,7 +37,7 @@
 #define BACKOFF_MIN_MS 100u
 #define BACKOFF_MAX_MS 10000u
 #define STABLE_NS      (10 * NSEC_PER_SEC)
-#define KILL_NS	       (10 * NSEC_PER_SEC)
+#define KILL_NS	       (2 * NSEC_PER_SEC)
 #define LINE_MAX_LEN   512u
 
 enum state { IDLE, STARTING, SERVING, WAITING, STOPPING };

@@ -59,7 +59,7 @@ int nbd_supervisor_start(struct reactor *r, const struct nbd_options *opt,
 			 struct nbd_supervisor **ret_supervisor, struct reason *why);
 /**
  * Stops listening, asks nbdkit to end (SIGTERM: it finishes what its clients have asked for), kills
- * it after 10 s, and frees. Any thread. @stopped is called at the end on the reactor's thread; when
+ * it after 2 s, and frees. Any thread. @stopped is called at the end on the reactor's thread; when
  * it is NULL the call blocks until then (so: not on a reactor's thread). NULL supervisor: nothing.
  */
 void nbd_supervisor_stop(struct nbd_supervisor *s, void (*stopped)(void *ctx), void *ctx);

@@ -9,7 +9,6 @@
  */
 #include <errno.h>
 #include <fcntl.h>
-#include <grp.h>
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
@@ -24,6 +23,7 @@
 
 #define DEFAULT_MAX_CLIENTS 1024
 #define RETRY_NS	    (100 * NSEC_PER_MSEC)
+#define STALE_NS	    (2 * NSEC_PER_SEC)
 #define MAX_PEER_GROUPS	    256
 
 /* --- who may connect --- */
@@ -206,6 +206,20 @@ static int remove_stale(const struct sockaddr_un *sa, struct reason *why)
 	return 0;
 }
 
+/**
+ * An instance that was killed a moment ago may seem to listen still: the kernel ends the accept of
+ * its io_uring, which holds the socket, in the background. So ask again for a while.
+ */
+static int remove_stale_patiently(const struct sockaddr_un *sa, struct reason *why)
+{
+	uint64_t until = clock_now_ns() + STALE_NS;
+	int err;
+
+	while ((err = remove_stale(sa, why)) == -EADDRINUSE && clock_now_ns() < until)
+		poll(NULL, 0, 10);
+	return err;
+}
+
 static int listen_on(const struct port_options *opt, int *ret_fd, struct reason *why)
 {
 	mode_t mode = opt->socket_mode ? opt->socket_mode : opt->gid != (gid_t)-1 ? 0660 : 0600;
@@ -214,7 +228,7 @@ static int listen_on(const struct port_options *opt, int *ret_fd, struct reason 
 	int err = port_socket_address(opt->path, &sa, why);
 
 	if (!err)
-		err = remove_stale(&sa, why);
+		err = remove_stale_patiently(&sa, why);
 	if (err)
 		return err;
 	fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);

@@ -1,0 +1,384 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The nbdkit plugin, embedded and attached, with libnbd, nbdcopy, nbdinfo, qemu-img and fio."""
+import errno
+import json
+import os
+import random
+import signal
+import time
+
+import nbd
+import pytest
+
+from conftest import SLOW, need, run
+from nbdlib import Nbdkit, PortServer
+
+MiB = 1 << 20
+SIZE = 64 * MiB
+
+
+class Server:
+    """What a test of both forms needs: the URI, the backing file, and how to end it all."""
+
+    def __init__(self, form, folder, path, flags=(), env=None):
+        self.path = path
+        self.port = None
+        if form == "attached":
+            self.port = PortServer(folder, (path, "disk"), env=env)
+            self.nbdkit = Nbdkit(folder, f"socket={self.port.socket}", flags=flags)
+            self.uri = self.nbdkit.uri("disk")
+        else:
+            args = ["ro=true"] if "-r" in flags else []
+            self.nbdkit = Nbdkit(folder, f"file={path}", *args)
+            self.uri = self.nbdkit.uri()
+
+    def stop(self):
+        assert self.nbdkit.stop() == 0
+        if self.port:
+            assert self.port.stop() == 0
+
+
+@pytest.fixture(params=["embedded", "attached"])
+def server(request, tmp_path, disk):
+    s = Server(request.param, tmp_path, disk("64M"))
+    yield s
+    s.stop()
+
+
+def connect(uri, allocation=False):
+    h = nbd.NBD()
+    if allocation:
+        h.add_meta_context(nbd.CONTEXT_BASE_ALLOCATION)
+    h.connect_uri(uri)
+    return h
+
+
+def fails_with(error, call, *args):
+    with pytest.raises(nbd.Error) as e:
+        call(*args)
+    assert e.value.errnum == error, e.value
+
+
+def test_says_what_it_can(server):
+    info = json.loads(run(need("nbdinfo"), "--json", server.uri).stdout)["exports"][0]
+    assert info["export-size"] == SIZE
+    for can in ("cache", "fast_zero", "flush", "fua", "multi_conn", "trim", "zero"):
+        assert info[f"can_{can}"] is True, can
+    assert info["is_read_only"] is False
+    assert info["block_size_minimum"] == 1
+    assert info["block_size_preferred"] == 4096
+    assert info["block_size_maximum"] == 32 * MiB
+
+
+def test_random_requests_match_a_model(server):
+    rng = random.Random(7)
+    model = bytearray(SIZE)
+    h = connect(server.uri)
+    for _ in range(400):
+        length = rng.choice([1, 100, 512, 4096, 5000, 65536, 300000, 5 * MiB])
+        off = rng.randrange(SIZE - length)
+        what = rng.choice(["write", "write", "zero", "trim", "read", "read"])
+        if what == "write":
+            data = rng.randbytes(length)
+            h.pwrite(data, off, rng.choice([0, nbd.CMD_FLAG_FUA]))
+            model[off:off + length] = data
+        elif what == "zero":
+            h.zero(length, off, rng.choice([0, nbd.CMD_FLAG_NO_HOLE]))
+            model[off:off + length] = bytes(length)
+        elif what == "trim":
+            off, length = off & ~4095, (length + 4095) & ~4095
+            length = min(length, SIZE - off)
+            h.trim(length, off)
+            model[off:off + length] = bytes(length)
+        else:
+            assert h.pread(length, off) == model[off:off + length]
+    h.flush()
+    h.shutdown()
+    assert server.path.read_bytes() == model
+
+
+def test_longest_request(server):
+    h = connect(server.uri)
+    data = random.Random(1).randbytes(32 * MiB)
+    h.pwrite(data, 12345)
+    assert h.pread(32 * MiB, 12345) == data
+
+
+def test_extents_are_those_of_the_file(server):
+    h = connect(server.uri, allocation=True)
+    h.pwrite(b"x" * MiB, 8 * MiB)
+    h.flush()
+    found = []
+
+    def extent(context, offset, entries, err):
+        found.extend((entries[i], entries[i + 1]) for i in range(0, len(entries), 2))
+
+    h.block_status(SIZE, 0, extent)
+    hole = nbd.STATE_HOLE | nbd.STATE_ZERO
+    assert found == [(8 * MiB, hole), (MiB, 0), (SIZE - 9 * MiB, hole)]
+
+
+def test_trim_gives_space_back(server):
+    h = connect(server.uri)
+    h.pwrite(b"x" * (4 * MiB), 0, nbd.CMD_FLAG_FUA)
+    before = server.path.stat().st_blocks
+    h.trim(4 * MiB, 0)
+    h.flush()
+    assert server.path.stat().st_blocks <= before - 2 * MiB // 512
+    assert h.pread(4 * MiB, 0) == bytes(4 * MiB)
+
+
+def test_fast_zero_is_fast_or_refused(server):
+    h = connect(server.uri)
+    h.pwrite(b"x" * MiB, 0)
+    try:
+        h.zero(MiB, 0, nbd.CMD_FLAG_FAST_ZERO)
+    except nbd.Error as e:
+        assert e.errnum == errno.ENOTSUP
+        assert h.pread(MiB, 0) == b"x" * MiB
+    else:
+        assert h.pread(MiB, 0) == bytes(MiB)
+
+
+def test_zero_without_hole_keeps_the_space(server):
+    h = connect(server.uri)
+    h.pwrite(b"x" * MiB, 0, nbd.CMD_FLAG_FUA)
+    h.zero(MiB, 0, nbd.CMD_FLAG_NO_HOLE | nbd.CMD_FLAG_FUA)
+    assert h.pread(MiB, 0) == bytes(MiB)
+    assert server.path.stat().st_blocks >= MiB // 512
+
+
+def test_one_connection_sees_what_another_wrote(server):
+    a, b = connect(server.uri), connect(server.uri)
+    for i in range(200):
+        a.pwrite(bytes([i]) * 4096, i * 4096)
+        assert b.pread(4096, i * 4096) == bytes([i]) * 4096
+
+
+def test_copies_are_identical(server, tmp_path):
+    image = tmp_path / "in.img"
+    with open(image, "wb") as f:
+        f.truncate(SIZE)
+        for i in range(0, SIZE, 4 * MiB):
+            f.seek(i)
+            f.write(random.Random(i).randbytes(MiB))
+    run(need("nbdcopy"), image, server.uri)
+    run("nbdcopy", server.uri, tmp_path / "out.img")
+    assert (tmp_path / "out.img").read_bytes() == image.read_bytes()
+    run(need("qemu-img"), "convert", "-n", "-f", "raw", "-O", "raw", image, server.uri)
+    result = run("qemu-img", "compare", "-f", "raw", "-F", "raw", image, server.uri)
+    assert "identical" in result.stdout
+
+
+def test_fio_verifies_at_depth(server):
+    seconds = 3
+    run(need("fio"), "--name=v", "--ioengine=nbd", f"--uri={server.uri}", "--rw=randwrite", "--bsrange=512-128k",
+        "--bs_unaligned=0", "--blockalign=512", "--iodepth=32", "--size=32M", "--verify=crc32c",
+        "--verify_fatal=1", f"--runtime={seconds}", timeout=60)
+
+
+@pytest.mark.parametrize("form", ["embedded", "attached"])
+def test_read_only(form, tmp_path, disk):
+    s = Server(form, tmp_path, disk("1M"), flags=["-r"])
+    h = connect(s.uri)
+    assert h.is_read_only()
+    h.set_strict_mode(0)
+    fails_with(errno.EPERM, h.pwrite, b"x" * 512, 0)
+    h.shutdown()
+    s.stop()
+
+
+def test_embedded_creates_a_sparse_file(tmp_path):
+    path = tmp_path / "new.img"
+    k = Nbdkit(tmp_path, f"file={path}", "size=1G", "description=a new one")
+    assert path.stat().st_size == 1 << 30 and path.stat().st_blocks < 64
+    assert "a new one" in run("nbdinfo", k.uri()).stdout
+    assert k.stop() == 0
+
+
+def test_embedded_refuses_a_file_in_use(tmp_path, disk):
+    path = disk("1M")
+    k = Nbdkit(tmp_path, f"file={path}")
+    with pytest.raises(AssertionError, match="in use"):
+        Nbdkit(tmp_path, f"file={path}", name="second")
+    assert k.stop() == 0
+
+
+@pytest.mark.parametrize("args", [["file=x", "lun=y"], ["mode=direct", "lun=y"], ["file=x", "mode=wrong"],
+                                  ["nonsense=1"], ["lun=x", "retry=0"]])
+def test_wrong_configuration_is_refused(args, tmp_path):
+    with pytest.raises(AssertionError, match="nbdkit did not start"):
+        Nbdkit(tmp_path, *args)
+
+
+# --- attached: exports, fences, growth, ends ---
+
+
+@pytest.fixture
+def port(tmp_path, disk):
+    p = PortServer(tmp_path, (disk("8M"), "one"), (disk("16M"), "two"))
+    yield p
+    assert p.stop() == 0
+
+
+def test_exports_are_listed(port, tmp_path):
+    k = Nbdkit(tmp_path, f"socket={port.socket}")
+    exports = json.loads(run("nbdinfo", "--json", "--list", k.uri()).stdout)["exports"]
+    assert [(e["export-name"], e["export-size"]) for e in exports] == [("one", 8 * MiB), ("two", 16 * MiB)]
+    assert exports[0]["description"] == "a LUN for tests"
+    fails_with(errno.ENOENT, connect, k.uri("three"))
+    fails_with(errno.ENOENT, connect, k.uri(""))  # which of the two?
+    assert k.stop() == 0
+
+
+def test_lun_and_default_choose(port, tmp_path):
+    k = Nbdkit(tmp_path, f"socket={port.socket}", "lun=two")
+    assert connect(k.uri("")).get_size() == 16 * MiB
+    assert connect(k.uri("two")).get_size() == 16 * MiB
+    fails_with(errno.ENOENT, connect, k.uri("one"))
+    assert k.stop() == 0
+    k = Nbdkit(tmp_path, f"socket={port.socket}", "default=one", name="second")
+    assert connect(k.uri("")).get_size() == 8 * MiB
+    assert connect(k.uri("two")).get_size() == 16 * MiB
+    assert k.stop() == 0
+
+
+def test_fenced_writes_are_refused_with_eperm(port, tmp_path):
+    k = Nbdkit(tmp_path, f"socket={port.socket}")
+    h = connect(k.uri("one"))
+    assert port.command("fence one writes") == "ok"
+    fails_with(errno.EPERM, h.pwrite, b"x" * 512, 0)
+    h.pread(512, 0)
+    assert port.command("fence one all") == "ok"
+    fails_with(errno.EPERM, h.pread, 512, 0)
+    assert port.command("fence one none") == "ok"
+    h.pwrite(b"x" * 512, 0)
+    h.shutdown()
+    assert k.stop() == 0
+
+
+def test_growth_is_there_for_the_next_connection(port, tmp_path):
+    k = Nbdkit(tmp_path, f"socket={port.socket}")
+    h = connect(k.uri("one"))
+    assert port.command(f"resize one {32 * MiB}") == "ok"
+    assert connect(k.uri("one")).get_size() == 32 * MiB
+    h.pread(512, 0)
+    h.shutdown()
+    assert k.stop() == 0
+
+
+def test_removed_lun_ends_with_eshutdown(port, tmp_path):
+    k = Nbdkit(tmp_path, f"socket={port.socket}")
+    h = connect(k.uri("one"))
+    h.pread(512, 0)
+    assert port.command("remove one") == "ok"
+    with pytest.raises(nbd.Error) as e:
+        for _ in range(1000):
+            h.pread(512, 0)
+    assert e.value.errnum == errno.ESHUTDOWN
+    h.shutdown()
+    connect(k.uri("two")).pread(512, 0)
+    assert k.stop() == 0
+
+
+def test_requests_wait_for_a_daemon_that_was_killed(port, tmp_path):
+    k = Nbdkit(tmp_path, f"socket={port.socket}")
+    h = connect(k.uri("one"))
+    rng = random.Random(3)
+    model = {}
+    for round_ in range(5 if SLOW == 1 else 2):
+        cookies = []
+        for i in range(64):
+            off = rng.randrange(2000) * 4096
+            data = rng.randbytes(4096)
+            if off in dict(cookies):
+                continue
+            buf = nbd.Buffer.from_bytearray(bytearray(data))
+            cookies.append((off, (data, h.aio_pwrite(buf, off))))
+            if i == 20:
+                port.proc.kill()
+                port.proc.wait()
+        port.start()
+        for off, (data, cookie) in cookies:
+            while not h.aio_command_completed(cookie):
+                h.poll(-1)
+            model[off] = data
+        h.flush()
+        for off, data in model.items():
+            assert h.pread(4096, off) == data
+    h.shutdown()
+    assert k.stop() == 0
+
+
+def test_killed_nbdkit_leaves_the_daemon_alone(port, tmp_path):
+    for _ in range(3):
+        k = Nbdkit(tmp_path, f"socket={port.socket}")
+        h = connect(k.uri("one"))
+        for i in range(32):
+            h.aio_pwrite(nbd.Buffer.from_bytearray(bytearray(b"y" * 65536)), i * 65536)
+        k.proc.kill()
+        k.proc.wait()
+    while not port.command("clients").startswith("clients=0"):
+        pass
+    k = Nbdkit(tmp_path, f"socket={port.socket}")
+    connect(k.uri("one")).pread(512, 0)
+    assert k.stop() == 0
+
+
+# --- the supervisor ---
+
+
+@pytest.fixture
+def supervised(tmp_path, disk):
+    p = PortServer(tmp_path, (disk("8M"), "one"), nbd=["127.0.0.1:0", f"unix:{tmp_path}/nbd.sock"])
+    p.unix = f"nbd+unix:///one?socket={tmp_path}/nbd.sock"
+    yield p
+    assert p.stop() == 0
+
+
+def nbdkit_pid(p):
+    fields = dict(f.split("=") for f in p.command("nbd").split())
+    assert fields["ready"] == "1"
+    return int(fields["pid"])
+
+
+def test_supervisor_serves_all_addresses(supervised):
+    word, address = supervised.line().split()
+    assert word == "nbd"
+    for uri in (f"nbd://{address}/one", supervised.unix):
+        assert connect(uri).get_size() == 8 * MiB
+
+
+def test_killed_nbdkit_is_started_again(supervised):
+    for _ in range(3):
+        assert supervised.line().startswith("nbd ")
+        os.kill(nbdkit_pid(supervised), signal.SIGKILL)
+        connect(supervised.unix).pread(512, 0)  # waits in the backlog, is not refused
+
+
+def test_idle_clients_do_not_hold_up_the_end(tmp_path, disk):
+    p = PortServer(tmp_path, (disk("8M"), "one"), nbd=[f"unix:{tmp_path}/nbd.sock"])
+    h = connect(f"nbd+unix:///one?socket={tmp_path}/nbd.sock")
+    h.pread(512, 0)
+    start = time.monotonic()
+    assert p.stop() == 0
+    assert time.monotonic() - start < 5 * SLOW
+
+
+def test_nbdkit_ends_with_the_daemon(tmp_path, disk):
+    p = PortServer(tmp_path, (disk("8M"), "one"), nbd=[f"unix:{tmp_path}/nbd.sock"])
+    p.line()
+    pid = nbdkit_pid(p)
+    assert p.stop(signal.SIGKILL) == -signal.SIGKILL
+    end = time.monotonic() + 10
+    while os.path.exists(f"/proc/{pid}") and time.monotonic() < end:
+        time.sleep(0.02)
+    assert not os.path.exists(f"/proc/{pid}")
+
+
+def test_address_in_use_is_refused(supervised, tmp_path, disk):
+    supervised.line()
+    other = tmp_path / "other"
+    other.mkdir()
+    with pytest.raises(AssertionError, match="in use"):
+        PortServer(other, (disk("1M"), "x"), nbd=[f"unix:{tmp_path}/nbd.sock"]).line()
