@@ -13,11 +13,15 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
 
 #include "base/cleanup.h"
+#include "base/clock.h"
+
+#define PATIENCE_NS (5 * NSEC_PER_SEC)
 
 static void cleanup_closedir(DIR **d)
 {
@@ -78,15 +82,25 @@ static void find_holder(int fd, char *buf, size_t len)
 	}
 }
 
+/*
+ * A lock that no process holds is that of an instance that was killed: the kernel keeps the open
+ * file until what was in flight on its io_uring has ended. So wait for it: until then a write of
+ * the dead instance may still reach the file, behind one of ours.
+ */
 int file_lock(int fd, const char *path, bool read_only, struct reason *why)
 {
 	struct flock fl = {.l_type = read_only ? F_RDLCK : F_WRLCK, .l_whence = SEEK_SET};
+	uint64_t until = clock_now_ns() + PATIENCE_NS;
 	char holder[40];
 
-	if (!fcntl(fd, F_OFD_SETLK, &fl))
-		return 0;
-	if (errno != EAGAIN && errno != EACCES)
-		return reason_set(why, errno, "%s: cannot lock: %s", path, strerror(errno));
-	find_holder(fd, holder, sizeof(holder));
-	return reason_set(why, EBUSY, "%s: in use by another instance%s", path, holder);
+	while (fcntl(fd, F_OFD_SETLK, &fl)) {
+		if (errno != EAGAIN && errno != EACCES)
+			return reason_set(why, errno, "%s: cannot lock: %s", path, strerror(errno));
+		find_holder(fd, holder, sizeof(holder));
+		if (holder[0] || clock_now_ns() > until)
+			return reason_set(why, EBUSY, "%s: in use by another instance%s", path,
+					  holder);
+		poll(NULL, 0, 10);
+	}
+	return 0;
 }
