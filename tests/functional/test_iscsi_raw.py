@@ -691,3 +691,28 @@ def test_write_buffers_have_a_share(serve):
             got += 1
     for i in (0, 5, 11):
         assert r.read(i * 256, 256).all == data
+
+
+def test_little_memory_is_waited_for(serve):
+    """Four sessions want to write more at once than there are buffers for: all of it gets done."""
+    s = serve("-m", "4194304")
+    data = os.urandom(1 << 20)
+    todo = []
+    for n in range(4):
+        r = s.session(SPEED)
+        jobs = {r.write((n * 4 + i) * 2048, data, data=data[:8192] if i % 2 else b""): i for i in range(4)}
+        todo.append((r, n, jobs))
+    for r, n, jobs in todo:
+        while jobs:
+            p = r.recv()
+            if p.op == R2T:
+                r.data_out(p.itt, p.ttt, 0, p.offset, data[p.offset:p.offset + p.resid])
+            elif p.status == 0x28:  # TASK SET FULL: again
+                i = jobs.pop(p.itt)
+                jobs[r.write((n * 4 + i) * 2048, data)] = i
+            else:
+                assert p.op == RSP and p.status == 0
+                jobs.pop(p.itt)
+    r = s.session(SPEED)
+    for n in range(16):
+        assert r.read(n * 2048, 2048).all == data

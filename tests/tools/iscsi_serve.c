@@ -3,12 +3,12 @@
  * A bare iSCSI target for tests of the front alone: files become LUNs of one target.
  *
  *   iscsi_serve [-p ADDR:PORT]... [-n IQN] [-r REACTORS] [-u USER:SECRET] [-U USER:SECRET]
- *               [-a ACL]... [-d USER:SECRET] [-o KEY=N]... [-HDRV] FILE...
+ *               [-a ACL]... [-d USER:SECRET] [-o KEY=N]... [-m BYTES] [-HDRV] FILE...
  *
  * -u/-U who may log in, and how we answer a challenge; -d the same for discovery sessions; -H/-D
  * digests are required; -R read-only; -V removable; -o sets a limit of struct
- * iscsi_server_options. Prints one line for each portal, then "ready"; ends on SIGTERM or SIGINT;
- * on SIGUSR1 prints the sessions, on SIGUSR2 drops them.
+ * iscsi_server_options; -m bounds the I/O buffers of a reactor. Prints one line for each portal,
+ * then "ready"; ends on SIGTERM or SIGINT; on SIGUSR1 prints the sessions, on SIGUSR2 drops them.
  */
 #include <getopt.h>
 #include <signal.h>
@@ -150,7 +150,7 @@ int main(int argc, char **argv)
 	sigset_t set;
 	int c;
 
-	while ((c = getopt(argc, argv, "p:n:r:u:U:a:d:o:HDRV")) != -1) {
+	while ((c = getopt(argc, argv, "p:n:r:u:U:a:d:o:m:HDRV")) != -1) {
 		switch (c) {
 		case 'p':
 			if (n_portals < MAX)
@@ -181,6 +181,9 @@ int main(int argc, char **argv)
 			break;
 		case 'o':
 			set_option(&opt, optarg);
+			break;
+		case 'm':
+			ro.iobuf_limit = strtoull(optarg, NULL, 0);
 			break;
 		case 'H':
 			cfg.require_header_digest = true;

@@ -152,6 +152,10 @@ struct iscsi_session_info {
 	unsigned reactor;
 	struct iscsi_params params;
 	uint64_t commands, inflight, read_bytes, write_bytes, rx_pdus, tx_pdus;
+	/* I/O on the LUNs by class (enum lun_class), with upper bounds of quantiles of latency */
+	struct {
+		uint64_t ops, bytes, errors, p50_us, p99_us;
+	} io[LUN_CLASS_COUNT];
 };
 
 /** malloc'ed array, free() it; sorted by id. -ENOMEM. */

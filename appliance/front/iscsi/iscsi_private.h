@@ -297,6 +297,7 @@ struct iscsi_conn {
 	/* --- any thread --- */
 	_Atomic unsigned ctl;
 	struct reactor_msg ctl_msg, start_msg, login_msg;
+	struct lun_counters io; /* of the session, on all its LUNs */
 	metric_counter n_commands, n_inflight, n_read, n_written, n_rx_pdus, n_tx_pdus;
 
 	/* --- the reactor's thread --- */

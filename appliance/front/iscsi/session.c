@@ -457,6 +457,7 @@ static int attach(struct iscsi_conn *c)
 	c->nexus.reactor = c->reactor;
 	c->nexus.rel_port = ISCSI_RELATIVE_PORT;
 	c->nexus.may_see = may_see;
+	c->nexus.counters = &c->io;
 	memcpy(c->nexus.initiator_name, c->initiator, sizeof(c->initiator));
 	make_transport_id(c);
 	if (scsi_nexus_attach(&c->nexus) < 0)

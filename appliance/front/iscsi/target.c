@@ -401,6 +401,13 @@ static void fill_info_locked(const struct iscsi_conn *c, struct iscsi_session_in
 		.rx_pdus = metric_read(&c->n_rx_pdus),
 		.tx_pdus = metric_read(&c->n_tx_pdus),
 	};
+	for (unsigned k = 0; k < LUN_CLASS_COUNT; k++) {
+		i->io[k].ops = metric_read(&c->io.ops[k]);
+		i->io[k].bytes = metric_read(&c->io.bytes[k]);
+		i->io[k].errors = metric_read(&c->io.errors[k]);
+		i->io[k].p50_us = metric_hist_quantile_us(&c->io.latency[k], 0.5);
+		i->io[k].p99_us = metric_hist_quantile_us(&c->io.latency[k], 0.99);
+	}
 	memcpy(i->initiator, c->initiator, sizeof(i->initiator));
 	memcpy(i->initiator_alias, c->alias, sizeof(i->initiator_alias));
 	memcpy(i->user, c->user, sizeof(i->user));

@@ -416,25 +416,26 @@ static void send_r2ts(struct iscsi_task *t)
 	}
 }
 
-/* Gives @t a buffer of @len bytes, or of @least where the session's share does not allow that. */
-static bool get_buffer(struct iscsi_task *t, uint32_t len, uint32_t least)
+/*
+ * Gives @t a buffer of @len bytes, or of @least (0: no) where the session's share does not allow
+ * that. -EDQUOT: the share is used up; -ENOMEM: the pool is, and will call when it is not.
+ */
+static int get_buffer(struct iscsi_task *t, uint32_t len, uint32_t least)
 {
 	struct iscsi_conn *c = t->conn;
+	uint64_t others = c->out_bytes - t->out_charged;
 	struct iobuf *b;
 
-	if (c->out_bytes > t->out_charged &&
-	    c->out_bytes - t->out_charged + len > c->srv->opt.max_out_bytes) {
+	if (others > 0 && others + len > c->srv->opt.max_out_bytes) {
 		if (!least)
-			return false;
+			return -EDQUOT;
 		len = least;
 	}
 	b = iobuf_get(reactor_iobufs(c->reactor), len);
-	if (!b && least && least < len)
-		b = iobuf_get(reactor_iobufs(c->reactor), least);
 	if (!b) {
 		if (list_empty(&c->mem_waiter.link))
 			iobuf_wait(reactor_iobufs(c->reactor), &c->mem_waiter);
-		return false;
+		return -ENOMEM;
 	}
 	if (t->cmd.out) {
 		memcpy(b->data, t->cmd.out->data, t->out_got);
@@ -443,15 +444,31 @@ static bool get_buffer(struct iscsi_task *t, uint32_t len, uint32_t least)
 	t->cmd.out = b;
 	c->out_bytes += b->cap - t->out_charged;
 	t->out_charged = b->cap;
-	return true;
+	return 0;
+}
+
+/* There is no memory and waiting for it may be for ever: the initiator may try again. */
+static void refuse(struct iscsi_task *t)
+{
+	t->refused = true;
+	t->out_want = 0;
+	t->unsolicited = false;
 }
 
 /* Asks for the data that are missing, once there is room for them. */
 static bool grant(struct iscsi_task *t)
 {
 	struct iscsi_conn *c = t->conn;
+	int r = 0;
 
-	if ((!t->cmd.out || t->cmd.out->cap < t->out_want) && !get_buffer(t, t->out_want, 0))
+	if (!t->cmd.out || t->cmd.out->cap < t->out_want)
+		r = get_buffer(t, t->out_want, 0);
+	if (r == -ENOMEM && t->cmd.out) { /* who holds memory does not wait for more */
+		refuse(t);
+		task_advance(t);
+		return true;
+	}
+	if (r < 0)
 		return false;
 	list_del(&t->link);
 	set_task_state(t, TASK_DATA);
@@ -553,12 +570,10 @@ static int place_unsolicited(struct iscsi_task *t, uint32_t dsl)
 	t->out_got = dsl;
 	if (t->out_want == 0 || least == 0)
 		return 0;
-	if (!get_buffer(t, len, least)) {
+	if (get_buffer(t, len, least) < 0) {
 		if (c->n_data == 0)
 			return -EAGAIN;
-		t->refused = true;
-		t->out_want = 0;
-		t->unsolicited = false;
+		refuse(t);
 		return 0;
 	}
 	if (dsl)
