@@ -706,7 +706,9 @@ def test_little_memory_is_waited_for(serve):
         while jobs:
             p = r.recv()
             if p.op == R2T:
-                r.data_out(p.itt, p.ttt, 0, p.offset, data[p.offset:p.offset + p.resid])
+                end = p.offset + p.resid
+                for sn, off in enumerate(range(p.offset, end, 1 << 18)):
+                    r.data_out(p.itt, p.ttt, sn, off, data[off:min(off + (1 << 18), end)], final=off + (1 << 18) >= end)
             elif p.status == 0x28:  # TASK SET FULL: again
                 i = jobs.pop(p.itt)
                 jobs[r.write((n * 4 + i) * 2048, data)] = i
