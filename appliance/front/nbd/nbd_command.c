@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* The command line of nbdkit, and the start of a process from it. */
+#include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -200,17 +201,48 @@ void nbd_command_free(struct nbd_command *c)
 
 /* --- starting it --- */
 
+#if defined(__SANITIZE_ADDRESS__)
+extern void __asan_init(void);
+#define SANITIZER ((void *)__asan_init)
+#elif defined(__SANITIZE_THREAD__)
+extern void __tsan_init(void);
+#define SANITIZER ((void *)__tsan_init)
+#endif
+
+/**
+ * The plugin of a sanitized build needs the sanitizer's runtime to be there first, in an nbdkit
+ * that knows nothing of it: the one that runs us. Leaks of nbdkit's are not ours. Returns how many
+ * strings were added to @env.
+ */
+static size_t add_sanitizer(char **env)
+{
+#ifdef SANITIZER
+	static char preload[PATH_MAX + 16], leaks[] = "ASAN_OPTIONS=detect_leaks=0";
+	Dl_info info;
+
+	if (!dladdr(SANITIZER, &info))
+		return 0;
+	snprintf(preload, sizeof(preload), "LD_PRELOAD=%s", info.dli_fname);
+	env[0] = preload;
+	env[1] = leaks;
+	return 2;
+#else
+	return 0;
+#endif
+}
+
 /** Our environment and LISTEN_FDS; the strings are not copied but for the last. */
 static char **make_environment(unsigned n_fds)
 {
-	size_t n = 0, k = 0;
+	size_t n = 0, k;
 	char **env;
 
 	while (environ[n])
 		n++;
-	env = calloc(n + 2, sizeof(*env));
+	env = calloc(n + 4, sizeof(*env));
 	if (!env)
 		return NULL;
+	k = add_sanitizer(env);
 	for (size_t i = 0; i < n; i++) {
 		if (strncmp(environ[i], "LISTEN_", 7) != 0)
 			env[k++] = environ[i];
