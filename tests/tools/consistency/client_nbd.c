@@ -7,7 +7,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/clock.h"
 #include "client.h"
+
+#define CONNECT_SECONDS 3
 
 struct nbd_client {
 	struct client client;
@@ -101,20 +104,39 @@ static void read_limits(struct nbd_client *c)
 	c->can_fua = nbd_can_fua(c->nbd) > 0;
 }
 
+/* A server that is about to end may accept and never say a word: waits, but not for ever. */
+static int handshake(struct nbd_client *c)
+{
+	uint64_t deadline = clock_now_ns() + CONNECT_SECONDS * NSEC_PER_SEC;
+
+	if (nbd_set_uri_allow_local_file(c->nbd, true) ||
+	    nbd_aio_connect_uri(c->nbd, c->client.url))
+		return -ECONNREFUSED;
+	while (nbd_aio_is_connecting(c->nbd)) {
+		if (clock_now_ns() > deadline)
+			return -ETIMEDOUT;
+		if (nbd_poll(c->nbd, 100) < 0)
+			return -ECONNREFUSED;
+	}
+	return nbd_aio_is_ready(c->nbd) ? 0 : -ECONNREFUSED;
+}
+
 static int connect_client(struct client *client)
 {
 	struct nbd_client *c = of(client);
 	int64_t size = -1, minimum = 0;
 
 	c->nbd = nbd_create();
-	if (c->nbd && nbd_set_uri_allow_local_file(c->nbd, true) == 0 &&
-	    nbd_connect_uri(c->nbd, client->url) == 0) {
+	int r = c->nbd ? handshake(c) : -ENOMEM;
+
+	if (!r) {
 		size = nbd_get_size(c->nbd);
 		minimum = nbd_get_block_size(c->nbd, LIBNBD_SIZE_MINIMUM);
+		r = size < 0 ? -EIO : minimum > client->block_size ? -EINVAL : 0;
 	}
-	if (size < 0 || minimum > client->block_size) {
+	if (r) {
 		disconnect(client);
-		return size < 0 ? -ECONNREFUSED : -EINVAL;
+		return r;
 	}
 	client->blocks = (uint64_t)size / client->block_size;
 	read_limits(c);
