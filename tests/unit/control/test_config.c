@@ -11,6 +11,7 @@
 #include <cmocka.h>
 
 #include "control/config.h"
+#include "control/config_lines.h"
 
 static struct config *load(const char *text)
 {
@@ -213,6 +214,22 @@ static void test_targets_are_checked_where_they_stand(void **state)
 		       "f:1: luns[0].name: 'a': another target has the iSCSI name");
 }
 
+static void test_a_line_is_found_for_what_is_not_there(void **state)
+{
+	static const char text[] = "a: 1\nb:\n- c: 2\n  d: 3\n- e:\n    f: 4\n";
+	struct config_lines *lines = NULL;
+
+	assert_int_equal(config_lines_scan("f", text, strlen(text), &lines, NULL), 0);
+	assert_int_equal(config_lines_find(lines, "b[0].d"), 4);
+	assert_int_equal(config_lines_find(lines, "b[1].e.f"), 6);
+	assert_int_equal(config_lines_find(lines, "b[1].e.g"), 5);
+	assert_int_equal(config_lines_find(lines, "b[1].e[7].x"), 5);
+	assert_int_equal(config_lines_find(lines, "b[2].c"), 2);
+	assert_int_equal(config_lines_find(lines, "nothing.at.all"), 1);
+	assert_int_equal(config_lines_find(NULL, "a"), 0);
+	config_lines_free(lines);
+}
+
 static void test_secret_comes_from_a_file(void **state)
 {
 	char path[] = "/tmp/ebb-test-secret-XXXXXX", text[300];
@@ -279,6 +296,7 @@ int main(void)
 		cmocka_unit_test(test_what_is_no_yaml_is_refused_with_its_line),
 		cmocka_unit_test(test_values_are_checked_where_they_stand),
 		cmocka_unit_test(test_targets_are_checked_where_they_stand),
+		cmocka_unit_test(test_a_line_is_found_for_what_is_not_there),
 		cmocka_unit_test(test_secret_comes_from_a_file),
 		cmocka_unit_test(test_ten_thousand_luns_are_quick),
 		cmocka_unit_test(test_a_copy_stands_on_its_own),
