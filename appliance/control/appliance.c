@@ -25,11 +25,12 @@
 #include "control/appliance_private.h"
 #include "event/worker.h"
 
-#define FDS_PER_LUN 2
-#define FDS_OTHER   512
-#define GRACE_MS    5000
-#define NBD_WAIT_S  20
-#define FLUSHERS    8
+#define FDS_PER_LUN  2
+#define FDS_OTHER    512
+#define GRACE_MS     5000
+#define NBD_WAIT_S   20
+#define NBD_IN_USE_S 10 /* an orphaned nbdkit listens until its requests have ended */
+#define FLUSHERS     8
 
 void app_begin_change(struct appliance *app)
 {
@@ -554,7 +555,7 @@ static int start_nbd(struct appliance *app, const struct config *cfg, struct rea
 		.tls_psk = cfg->nbd.tls.psk,
 		.tls_verify_peer = cfg->nbd.tls.verify_peer,
 	};
-	uint64_t end = clock_now_ns() + 2 * NSEC_PER_SEC;
+	uint64_t end = clock_now_ns() + NBD_IN_USE_S * NSEC_PER_SEC;
 	struct timespec until;
 	int ret;
 
