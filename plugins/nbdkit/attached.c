@@ -6,16 +6,32 @@
  * LUN there is.
  */
 #include <errno.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 
 #include "backend.h"
 #include "base/cleanup.h"
 
 static const struct plugin_config *config;
 
+/*
+ * With --exit-with-parent nbdkit would end in order once its daemon has gone: wait for every client
+ * to leave, keeping the listening sockets that the next daemon wants. Nothing is held here that
+ * could be lost - what was acknowledged is the daemon's - so it ends at once instead.
+ */
+static void end_with_parent(void)
+{
+	int sig = 0;
+
+	if (prctl(PR_GET_PDEATHSIG, &sig) == 0 && sig)
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+}
+
 static int attached_start(const struct plugin_config *cfg, struct reason *why)
 {
+	end_with_parent();
 	/* The daemon need not be there yet: a LUN is looked for when a client connects. */
 	config = cfg;
 	return 0;
