@@ -98,32 +98,29 @@ static void reload(struct appliance *app)
 }
 
 /* Answers signals until one says to end. */
-static void serve_signals(struct appliance *app)
+static void serve_signals(struct appliance *app, struct watchdog *w)
 {
 	sigset_t set = our_signals();
-	struct watchdog w;
 
-	watchdog_init(&w, app);
+	watchdog_init(w, app);
 	for (;;) {
-		struct timespec ts = {(time_t)(w.interval_us / 1000000),
-				      (long)(w.interval_us % 1000000) * 1000};
-		int sig = w.interval_us ? sigtimedwait(&set, NULL, &ts) : sigwaitinfo(&set, NULL);
+		struct timespec ts = {(time_t)(w->interval_us / 1000000),
+				      (long)(w->interval_us % 1000000) * 1000};
+		int sig = w->interval_us ? sigtimedwait(&set, NULL, &ts) : sigwaitinfo(&set, NULL);
 
 		if (sig < 0 && errno == EAGAIN)
-			watchdog_turn(&w, app);
+			watchdog_turn(w, app);
 		else if (sig == SIGHUP)
 			reload(app);
 		else if (sig == SIGTERM || sig == SIGINT)
 			break;
 	}
-	/* A ping may still be on its way: the memory is given back by the end of the process. */
-	if (!w.n)
-		free(w.pings);
 }
 
 int run_appliance(struct config *cfg, const struct run_options *opt, struct reason *why)
 {
 	struct control_server *srv = NULL;
+	struct watchdog watchdog = {0};
 	struct appliance *app;
 	int ret, err;
 
@@ -139,12 +136,13 @@ int run_appliance(struct config *cfg, const struct run_options *opt, struct reas
 	if (!ret) {
 		log_info("started", "version=%s control=%s", EBB_VERSION, opt->control_socket);
 		sd_notify(0, "READY=1");
-		serve_signals(app);
+		serve_signals(app, &watchdog);
 		sd_notify(0, "STOPPING=1");
 		log_info("stopping", "version=%s", EBB_VERSION);
 	}
 	control_server_stop(srv);
 	err = appliance_stop(app);
+	free(watchdog.pings); /* only now: one may have been on its way to a reactor */
 	if (err && !ret)
 		ret = reason_set(why, -err, "a LUN could not be flushed: %s", strerror(-err));
 	return ret;
