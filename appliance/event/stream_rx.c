@@ -13,8 +13,9 @@
  *     connection that waits, however many there are, holds no memory.
  *
  * Without buffer rings, 3 is a poll for readiness followed by 2. With the ring exhausted (-ENOBUFS:
- * bytes are there) it is 2 at once. With the pool exhausted the leftovers stay in the ring's buffer
- * and use the room behind them; with none left, the stream waits for the pool.
+ * bytes are there) it is 2 at once. With the pool exhausted the leftovers move to the front of the
+ * ring's buffer and use the room behind them: a stream must not wait for the pool to receive what
+ * would let its owner give memory back. Only with no room at all does it wait.
  *
  * A pause takes effect on the next receive: what is in flight may still bring one buffer, which is
  * kept and offered after the resume.
@@ -50,6 +51,17 @@ void stream_rx_release(struct stream *s)
 	s->rx_off = s->rx_end = 0;
 }
 
+/* Moves what is held to the front of its buffer. */
+static void rx_compact(struct stream *s)
+{
+	uint32_t held = rx_held(s);
+
+	if (s->rx_off)
+		memmove(s->rx, s->rx + s->rx_off, held);
+	s->rx_off = 0;
+	s->rx_end = held;
+}
+
 /* Makes the stream's own buffer the storage, with what is held and room for more. */
 static bool rx_own(struct stream *s)
 {
@@ -57,16 +69,15 @@ static bool rx_own(struct stream *s)
 	struct iobuf *b;
 
 	if (s->rx_buf) {
-		if (s->rx_off) {
-			memmove(s->rx, s->rx + s->rx_off, held);
-			s->rx_off = 0;
-			s->rx_end = held;
-		}
+		rx_compact(s);
 		return true;
 	}
 	b = iobuf_get(reactor_iobufs(s->r), s->opt.rx_size > held ? s->opt.rx_size : held + 1);
-	if (!b)
+	if (!b) {
+		if (s->rx_bid >= 0)
+			rx_compact(s);
 		return false;
+	}
 	if (held)
 		memcpy(b->data, s->rx + s->rx_off, held);
 	stream_rx_release(s);

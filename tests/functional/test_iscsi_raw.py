@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The iSCSI target against an initiator that breaks rules, and features that libiscsi cannot ask for (RFC 7143)."""
+import concurrent.futures
 import os
 import pathlib
 import re
@@ -11,7 +12,7 @@ import pytest
 
 from conftest import SLOW, TOOLS
 from iscsi_raw import (ASYNC, CMD, DATA_IN, FINAL, IMM, LOGIN, NONE, NOP_IN, R2T, READ, REJECT, RSP, SNACK, TEXT_RSP,
-                       TMF_RSP, WRITE, Raw, parse, read10, text, write10)
+                       TMF_RSP, WRITE, Closed, Raw, parse, read10, text, write10)
 
 IQN = "iqn.2026-11.local.ebb:test"
 SPEED = [("InitialR2T", "No"), ("ImmediateData", "Yes"), ("MaxBurstLength", "1048576"), ("FirstBurstLength", "65536"),
@@ -543,6 +544,28 @@ def test_aborts_of_sets(serve, fn):
     other.ready()
 
 
+def test_an_abort_waits_for_data_that_is_being_received(serve):
+    """The buffer of a Data-Out that has come by half cannot be given away."""
+    s = serve()
+    other, r = s.session(), s.session()
+    itt = other.write(0, b"w" * 4096)
+    p = other.recv()
+    whole = []
+    other.s, sock = type("Tap", (), {"sendall": lambda self, b: whole.append(b)})(), other.s
+    other.data_out(itt, p.ttt, 0, 0, b"w" * 4096)
+    other.s = sock
+    other.s.sendall(whole[0][:2000])
+    other.s.sendall(b"")
+    r.wait(r.nop())
+    time.sleep(0.05)
+    reset = r.tmf(5)
+    assert r.silent(0.3)
+    other.s.sendall(whole[0][2000:])
+    assert r.wait(reset).response == 0
+    other.ready()
+    assert other.read(0, 8).all == bytes(4096)
+
+
 def test_cold_reset_ends_all_sessions(serve):
     s = serve()
     other, r = s.session(), s.session()
@@ -577,6 +600,22 @@ def test_nop_both_ways(serve):
     assert p.op == NOP_IN
     assert r.closed(5 * SLOW) == []  # and now it got none
     s.session()
+
+
+def test_data_that_do_not_come_end_the_session(serve):
+    r = serve("-o", "nop_interval_ms=200", "-o", "nop_timeout_ms=400").session()
+    r.write(0, bytes(512))
+    begun = time.monotonic()
+    got = []
+    try:
+        while time.monotonic() - begun < 5 * SLOW:  # lively, but it does not send what it was asked for
+            got.append(r.recv())
+            r.nop(itt=NONE, ttt=1)
+    except (Closed, OSError):
+        pass
+    else:
+        raise AssertionError("the session lives on")
+    assert got[0].op == R2T and any(p.op == NOP_IN for p in got)
 
 
 def test_reinstatement_ends_the_old_session_first(serve):
@@ -676,6 +715,22 @@ def test_a_peer_that_does_not_read_is_not_read_from(serve):
     r.ready() if not stuck else None
 
 
+def test_pings_are_not_taken_from_the_deaf(serve):
+    r = serve().session([("MaxRecvDataSegmentLength", "65536")])
+    r.s.settimeout(0.5 * SLOW)
+    ping, sent = os.urandom(65536), 0
+    try:
+        for _ in range(1024):
+            r.nop(ping)
+            sent += 1
+    except OSError:
+        pass
+    assert 16 < sent < 256  # what the sockets and the target's queue hold
+    r.s.settimeout(20 * SLOW)
+    for _ in range(sent):
+        assert r.recv().data == ping
+
+
 def test_write_buffers_have_a_share(serve):
     """More is asked to be written than a session may hold: R2Ts come as room does."""
     r = serve("-o", "max_out_bytes=262144").session(SPEED)
@@ -697,12 +752,10 @@ def test_little_memory_is_waited_for(serve):
     """Four sessions want to write more at once than there are buffers for: all of it gets done."""
     s = serve("-m", "4194304")
     data = os.urandom(1 << 20)
-    todo = []
-    for n in range(4):
+
+    def writer(n):
         r = s.session(SPEED)
         jobs = {r.write((n * 4 + i) * 2048, data, data=data[:8192] if i % 2 else b""): i for i in range(4)}
-        todo.append((r, n, jobs))
-    for r, n, jobs in todo:
         while jobs:
             p = r.recv()
             if p.op == R2T:
@@ -715,6 +768,9 @@ def test_little_memory_is_waited_for(serve):
             else:
                 assert p.op == RSP and p.status == 0
                 jobs.pop(p.itt)
+
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        list(pool.map(writer, range(4)))
     r = s.session(SPEED)
     for n in range(16):
         assert r.read(n * 2048, 2048).all == data

@@ -99,10 +99,13 @@ static void exchange(int fd, const uint8_t *data, size_t len)
 	fcntl(fd, F_SETFL, O_NONBLOCK);
 	for (;;) {
 		struct pollfd p = {.fd = fd, .events = (short)(POLLIN | (len ? POLLOUT : 0))};
-		ssize_t n;
+		int r = poll(&p, 1, 20000);
 
-		if (poll(&p, 1, 20000) <= 0)
+		if (r < 0 && errno == EINTR)
+			continue; /* the fuzzer's own timer */
+		if (r <= 0)
 			abort(); /* it hangs */
+		ssize_t n;
 		if (len && p.revents & POLLOUT) {
 			n = write(fd, data, len);
 			if (n > 0) {

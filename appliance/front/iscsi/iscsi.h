@@ -166,21 +166,22 @@ int iscsi_server_kick(struct iscsi_server *srv, uint64_t id);
 
 /* --- counters --- */
 
-#define ISCSI_COUNTERS(X)                                                                \
-	X(connections, "Connections accepted")                                           \
-	X(refused, "Connections closed at once: a limit on connections was reached")     \
-	X(logins, "Sessions that reached full feature phase")                            \
-	X(login_failures, "Logins refused (names, authentication, negotiation, limits)") \
-	X(auth_failures, "Logins refused by CHAP")                                       \
-	X(login_timeouts, "Connections dropped before they had logged in: too slow")     \
-	X(nop_timeouts, "Sessions dropped: the initiator did not answer")                \
-	X(reinstatements, "Sessions replaced by a new login of the same initiator port") \
-	X(protocol_errors, "Connections dropped: malformed or unexpected PDUs")          \
-	X(digest_errors, "PDUs whose CRC32C was wrong")                                  \
-	X(rejects, "Reject PDUs sent")                                                   \
-	X(commands, "SCSI commands")                                                     \
-	X(tmfs, "Task management requests")                                              \
-	X(rx_bytes, "Bytes of PDUs received")                                            \
+#define ISCSI_COUNTERS(X)                                                                      \
+	X(connections, "Connections accepted")                                                 \
+	X(refused, "Connections closed at once: a limit on connections was reached")           \
+	X(logins, "Sessions that reached full feature phase")                                  \
+	X(login_failures, "Logins refused (names, authentication, negotiation, limits)")       \
+	X(auth_failures, "Logins refused by CHAP")                                             \
+	X(login_timeouts, "Connections dropped before they had logged in: too slow")           \
+	X(nop_timeouts, "Sessions dropped: the initiator did not answer")                      \
+	X(data_timeouts, "Sessions dropped: the initiator did not send data it had announced") \
+	X(reinstatements, "Sessions replaced by a new login of the same initiator port")       \
+	X(protocol_errors, "Connections dropped: malformed or unexpected PDUs")                \
+	X(digest_errors, "PDUs whose CRC32C was wrong")                                        \
+	X(rejects, "Reject PDUs sent")                                                         \
+	X(commands, "SCSI commands")                                                           \
+	X(tmfs, "Task management requests")                                                    \
+	X(rx_bytes, "Bytes of PDUs received")                                                  \
 	X(tx_bytes, "Bytes of PDUs sent")
 
 struct iscsi_counters {

@@ -310,6 +310,7 @@ struct iscsi_conn {
 	struct iscsi_text_out login_text;
 	struct reactor_timer timer; /* login time, then keep-alive */
 	uint64_t rx_ns;		    /* when we last heard of the peer */
+	uint64_t data_ns;	    /* when data-out was last asked for or came */
 	bool ping_out, header_digest, data_digest;
 	bool aborting; /* tasks in progress were aborted: tell the device server */
 	unsigned paused;

@@ -234,6 +234,12 @@ static void ping(struct iscsi_conn *c)
 	c->ping_out = true;
 }
 
+/* Buffers that were granted for data that do not come are missing elsewhere. */
+static bool data_overdue(const struct iscsi_conn *c, uint64_t now, uint64_t limit)
+{
+	return c->n_data > 0 && !c->paused && now >= c->data_ns + limit;
+}
+
 void iscsi_session_keep_alive(struct iscsi_conn *c)
 {
 	uint64_t now = reactor_now(c->reactor);
@@ -241,6 +247,13 @@ void iscsi_session_keep_alive(struct iscsi_conn *c)
 	uint64_t patience = c->srv->opt.nop_timeout_ms * NSEC_PER_MSEC;
 	char peer[ISCSI_ADDRESS_MAX];
 
+	if (data_overdue(c, now, quiet + patience)) {
+		metric_add(&c->srv->counters.data_timeouts, 1);
+		stream_format_address(&c->peer, peer, sizeof(peer));
+		log_warn("iscsi.data.timeout", "peer=%s initiator=%s", peer, c->initiator);
+		iscsi_conn_close(c, false);
+		return;
+	}
 	if (c->ping_out && now >= c->rx_ns + quiet + patience && !(c->paused & PAUSE_MEMORY)) {
 		metric_add(&c->srv->counters.nop_timeouts, 1);
 		stream_format_address(&c->peer, peer, sizeof(peer));

@@ -98,8 +98,10 @@ static void set_task_state(struct iscsi_task *t, enum iscsi_task_state to)
 
 	if (t->state == TASK_DATA)
 		c->n_data--;
-	if (to == TASK_DATA)
+	if (to == TASK_DATA) {
 		c->n_data++;
+		c->data_ns = reactor_now(c->reactor);
+	}
 	t->state = to;
 }
 
@@ -699,6 +701,7 @@ int iscsi_task_data_out(struct iscsi_conn *c)
 	}
 	c->rx_drop = false;
 	c->rx_task = t;
+	c->data_ns = reactor_now(c->reactor);
 	if (t->out_want && iscsi_dsl(h))
 		c->rx_data = t->cmd.out->data + t->out_got;
 	return 0;
