@@ -74,6 +74,15 @@ void mutex_lock(struct mutex *m)
 	note_taken(m);
 }
 
+bool mutex_trylock(struct mutex *m)
+{
+	check_order(m);
+	if (pthread_mutex_trylock(&m->m))
+		return false;
+	note_taken(m);
+	return true;
+}
+
 void mutex_unlock(struct mutex *m)
 {
 	note_dropped(m);

@@ -20,6 +20,11 @@
 	X(LUN_RANGE, "a LUN's range lock table")                                   \
 	X(STORE, "a backing store's own state")                                    \
 	X(WORKER, "the worker pool's queue")                                       \
+	X(VMEM_THREADS, "the threads that hold magazines of arenas")               \
+	X(VMEM_DEPOT, "a quantum cache's depot of magazines")                      \
+	X(VMEM_GROW, "the growth of a store of boundary tags")                     \
+	X(VMEM_ARENA, "an arena's segments; no two at once")                       \
+	X(VMEM_TAGS, "a store's list of free boundary tags")                       \
 	X(LEAF, "a short leaf lock that takes no other")                           \
 	X(LOG, "the log's rate limiter")
 
@@ -43,6 +48,8 @@ struct mutex {
 void mutex_init(struct mutex *m, enum lock_rank rank);
 void mutex_destroy(struct mutex *m);
 void mutex_lock(struct mutex *m);
+/** Takes @m and returns true, or returns false at once when it is held by another thread. */
+bool mutex_trylock(struct mutex *m);
 void mutex_unlock(struct mutex *m);
 /** Waits on @cond with @m held, as pthread_cond_wait(3). */
 void mutex_wait(struct mutex *m, pthread_cond_t *cond);
