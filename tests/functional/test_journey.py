@@ -81,7 +81,7 @@ def test_coherent_for_half_an_hour(ebb, disk, mode):
 def profiles(ebb, disk, tmp_path):
     """Three ways to export a LUN, each with two portals."""
     second = free_port()
-    e = ebb(f"{tmp_path}/thin.img,name=thin,size=128M", f"{tmp_path}/rem.img,name=removable,size=128M,removable",
+    e = ebb(f"{tmp_path}/thin.img,name=thin,size=1G", f"{tmp_path}/rem.img,name=removable,size=1G,removable,bs=4096",
             f"{disk('128M')},name=readonly,ro", args=["--iscsi", f"127.0.0.1:{second}"])
     args = []
     for name in ("thin", "removable", "readonly"):
@@ -94,7 +94,7 @@ def profiles(ebb, disk, tmp_path):
 @pytest.mark.plain
 def test_libiscsi_conformance_suite(profiles):
     need("iscsi-test-cu")
-    p = subprocess.run([ROOT / "scripts/conformance", *profiles], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    p = subprocess.run([ROOT / "scripts/conformance", "--limit", "120", *profiles], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                        text=True, timeout=900, check=False)
     print(p.stdout)
     assert p.returncode == 0
