@@ -72,9 +72,11 @@ static uint64_t parse_size(const char *text)
 
 	switch (*end) {
 	case 'G':
-		value *= 1024; /* fall through */
+		value *= 1024;
+		__attribute__((fallthrough));
 	case 'M':
-		value *= 1024; /* fall through */
+		value *= 1024;
+		__attribute__((fallthrough));
 	case 'k':
 		value *= 1024;
 		end++;

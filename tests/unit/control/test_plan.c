@@ -183,8 +183,8 @@ static void test_targets_change_in_place(void **state)
 		"    luns: [a, b]\n    alias: x\n",
 		"    luns: [a, b]\n    initiators: [x]\n",
 		"    luns: [a, b]\n    header_digest: true\n",
-		"    luns: [a, b]\n    chap: {users: [{user: u, secret: "
-		"123456789012}]}\n"};
+		("    luns: [a, b]\n    chap: {users: [{user: u, secret: "
+		 "123456789012}]}\n")};
 
 	for (size_t i = 0; i < sizeof(changed) / sizeof(changed[0]); i++) {
 		char text[500];
