@@ -16,8 +16,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
 
 #include "base/cleanup.h"
 #include "base/clock.h"
@@ -31,6 +34,7 @@
 #define NBD_WAIT_S   20
 #define NBD_IN_USE_S 10 /* an orphaned nbdkit listens until its requests have ended */
 #define FLUSHERS     8
+#define LOCK_WAIT_NS (500 * NSEC_PER_MSEC)
 
 void app_begin_change(struct appliance *app)
 {
@@ -478,6 +482,44 @@ static int make_dir(const char *path, struct reason *why)
 	return 0;
 }
 
+/* Who wrote STATE/lock, for the one who is refused; 0: not told. */
+static int read_holder(int fd)
+{
+	char text[16] = "";
+
+	return pread(fd, text, sizeof(text) - 1, 0) > 0 ? atoi(text) : 0;
+}
+
+/*
+ * Takes STATE/lock for the life of the process: one appliance has a state directory. Two would
+ * overwrite each other's reservations and draw identities twice.
+ */
+static int lock_state_dir(struct appliance *app, struct reason *why)
+{
+	uint64_t end = clock_now_ns() + LOCK_WAIT_NS;
+	int fd = openat(app->state_dirfd, "lock", O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+
+	if (fd < 0)
+		return reason_set(why, errno, "%.200s/lock: %s", app->state_dir, strerror(errno));
+	app->lock_fd = fd;
+	while (flock(fd, LOCK_EX | LOCK_NB) < 0) {
+		struct timespec pause = {.tv_nsec = 20 * NSEC_PER_MSEC};
+
+		if (errno != EWOULDBLOCK)
+			return reason_set(why, errno, "%.200s/lock: %s", app->state_dir,
+					  strerror(errno));
+		if (clock_now_ns() >= end)
+			return reason_set(why, EBUSY,
+					  "%.200s: another appliance (process %d) uses this state "
+					  "directory",
+					  app->state_dir, read_holder(fd));
+		nanosleep(&pause, NULL); /* its holder may just have been killed */
+	}
+	if (ftruncate(fd, 0) < 0 || dprintf(fd, "%d\n", (int)getpid()) < 0)
+		log_debug("state.lock", "reason=\"%s\"", strerror(errno));
+	return 0;
+}
+
 static int open_state_dir(struct appliance *app, struct reason *why)
 {
 	int ret = make_dir(app->state_dir, why);
@@ -487,7 +529,7 @@ static int open_state_dir(struct appliance *app, struct reason *why)
 	app->state_dirfd = open(app->state_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (app->state_dirfd < 0)
 		return reason_set(why, errno, "%s: %s", app->state_dir, strerror(errno));
-	return 0;
+	return lock_state_dir(app, why);
 }
 
 static int start_iscsi(struct appliance *app, const struct config *cfg, struct reason *why)
@@ -632,6 +674,8 @@ static void free_appliance(struct appliance *app)
 {
 	if (app->state_dirfd >= 0)
 		close(app->state_dirfd);
+	if (app->lock_fd >= 0)
+		close(app->lock_fd); /* last: nothing of ours touches the directory any more */
 	free(app->config_path);
 	free(app->state_dir);
 	free(app->port_socket);
@@ -674,7 +718,7 @@ static struct appliance *new_appliance(const struct appliance_options *opt)
 	mutex_init(&app->nbd_lock, LOCK_RANK_LEAF);
 	pthread_cond_init(&app->changed, NULL);
 	pthread_cond_init(&app->nbd_cond, NULL);
-	app->state_dirfd = -1;
+	app->state_dirfd = app->lock_fd = -1;
 	app->lenient = opt->lenient;
 	app->start_ns = clock_now_ns();
 	app->config_path = opt->config_path ? strdup(opt->config_path) : NULL;

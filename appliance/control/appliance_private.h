@@ -38,7 +38,7 @@ struct appliance {
 	struct nbd_supervisor *nbd; /* NULL: nothing listens for NBD */
 	struct config *started_with;
 	char *config_path, *state_dir, *port_socket;
-	int state_dirfd;
+	int state_dirfd, lock_fd;
 	uint64_t start_ns;
 	bool lenient, starting;
 

@@ -10,10 +10,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/file.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
-#include <fcntl.h>
 #include <unistd.h>
 
 #include "base/log.h"
@@ -95,22 +93,6 @@ static int prepare(const struct config *cfg, const char *state, const char *runt
 	return ret;
 }
 
-/* Holds STATE/lock for the life of the process: one daemon has a state directory. */
-static int lock_state(const char *state, struct reason *why)
-{
-	char path[PATH_SIZE + 8];
-	int fd;
-
-	snprintf(path, sizeof(path), "%s/lock", state);
-	fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-	if (fd < 0)
-		return reason_set(why, errno, "%.300s: %s", path, strerror(errno));
-	if (flock(fd, LOCK_EX | LOCK_NB) < 0)
-		return reason_set(why, EBUSY, "%.300s: another daemon uses this state directory",
-				  state);
-	return 0;
-}
-
 static int run(const char *path, struct config *cfg, struct reason *why)
 {
 	const char *state = cfg->state_dir ? cfg->state_dir : CONFIG_STATE_DIR;
@@ -124,8 +106,6 @@ static int run(const char *path, struct config *cfg, struct reason *why)
 		snprintf(control, sizeof(control), "%s", cfg->socket);
 	snprintf(port, sizeof(port), "%s/port.sock", runtime);
 	ret = prepare(cfg, state, runtime, why);
-	if (!ret)
-		ret = lock_state(state, why);
 	if (ret) {
 		config_free(cfg);
 		return ret;

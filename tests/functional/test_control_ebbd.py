@@ -149,7 +149,7 @@ def test_one_daemon_has_a_state_directory(ebbd, disk):
     ebbd.declare("[]")
     ebbd.start()
     p = run(EBBD, "--config", ebbd.config, check=False)
-    assert p.returncode == 1 and "another daemon uses this state directory" in p.stdout
+    assert p.returncode == 1 and f"process {ebbd.proc.pid}) uses this state directory" in p.stdout
 
 
 def test_the_watchdog_is_fed(ebbd):

@@ -117,6 +117,17 @@ def test_a_file_in_use_is_refused_by_name(ebb, disk, tmp_path):
     assert q.returncode == 1 and "nothing.img: No such file" in q.stdout
 
 
+def test_a_state_directory_in_use_is_refused_by_name(ebb, disk, tmp_path):
+    e = ebb(disk("16M"))
+    state = e.folder / "state"
+    p = run(EBB, "serve", disk("16M"), "--iscsi", "none", "--nbd", "none", "--socket", tmp_path / "n.sock", "--state",
+            state, check=False)
+    assert p.returncode == 1 and str(state) in p.stdout and f"process {e.proc.pid}) uses" in p.stdout
+    assert cli_json(e, "status")["luns"] == 1
+    e.kill()
+    e.start()  # who was killed holds nothing
+
+
 def test_a_port_in_use_is_refused_by_name(disk, tmp_path):
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
