@@ -5,7 +5,8 @@
  *   admit    range, read-only, fence; refused here, it has changed nothing
  *   memory   compound ops get their bounce buffer, before any lock, so that nobody waits for
  *            memory with a range in hand
- *   range    the range lock (a copy between two LUNs: both, in the order of their addresses)
+ *   range    the range lock (a copy between two LUNs: both, in the order of their addresses);
+ *            then the fence again, which may have come down meanwhile
  *   plan     block I/Os, one after the other (compound.c); one for plain ops
  *   finish   unlock, count, done
  *
@@ -67,13 +68,27 @@ static bool in_range(const struct lun *lun, uint64_t off, uint64_t len)
 	return off <= size && len <= size - off;
 }
 
-static bool fenced(const struct lun *lun, bool reads, bool writes)
+/* 0, or what an op that reads or writes @lun under @flags is refused with. */
+static int fenced(const struct lun *lun, unsigned flags, bool reads, bool writes)
 {
 	int fence = atomic_load_explicit((_Atomic int *)&lun->fence, memory_order_acquire);
 
-	if (fence == LUN_FENCE_NONE)
-		return false;
-	return writes || (reads && fence == LUN_FENCE_ALL);
+	if (fence == LUN_FENCE_NONE || (flags & LUN_IO_OWNER))
+		return 0;
+	if (flags & LUN_IO_AUTHORIZED)
+		return fence == LUN_FENCE_OWNER && (reads || writes) ? -ESHUTDOWN : 0;
+	return writes || (reads && fence >= LUN_FENCE_ALL) ? -EPERM : 0;
+}
+
+/* Asked when the op comes, and again when it has its ranges. */
+static int check_fences(const struct lun_io *io)
+{
+	const struct lun_op_traits *t = traits_of(io);
+	int err = fenced(io->lun, io->flags, t->reads, t->writes);
+
+	if (!err && io->op == LUN_COPY && io->src)
+		err = fenced(io->src, io->flags, true, false);
+	return err;
 }
 
 static int admit(struct lun *lun, const struct lun_io *io)
@@ -85,12 +100,9 @@ static int admit(struct lun *lun, const struct lun_io *io)
 		return -EINVAL;
 	if (t->writes && lun->read_only)
 		return -EROFS;
-	if (!(io->flags & LUN_IO_AUTHORIZED)) {
-		if (fenced(lun, t->reads, t->writes))
-			return -EPERM;
-		if (io->op == LUN_COPY && io->src && fenced(io->src, true, false))
-			return -EPERM;
-	}
+	err = check_fences(io);
+	if (err)
+		return err;
 	if (t->bounce) {
 		err = lun_compound_check(lun, io);
 		if (err)
@@ -234,14 +246,24 @@ static void drive(struct lun_io *io, int err)
 	finish(io);
 }
 
+/* The ranges are held. */
+static void start(struct lun_io *io)
+{
+	io->err = check_fences(io);
+	if (io->err)
+		finish(io);
+	else
+		drive(io, 0);
+}
+
 static void on_locked(struct range_lock_req *q)
 {
-	drive(container_of(q, struct lun_io, lock), 0);
+	start(container_of(q, struct lun_io, lock));
 }
 
 static void on_src_locked(struct range_lock_req *q)
 {
-	drive(container_of(q, struct lun_io, src_lock), 0);
+	start(container_of(q, struct lun_io, src_lock));
 }
 
 /* A copy's first of two locks in two LUNs is held: take the second. */
@@ -250,7 +272,7 @@ static void on_first_is_own(struct range_lock_req *q)
 	struct lun_io *io = container_of(q, struct lun_io, lock);
 
 	if (lock_src(io, on_src_locked))
-		drive(io, 0);
+		start(io);
 }
 
 static void on_first_is_src(struct range_lock_req *q)
@@ -258,7 +280,7 @@ static void on_first_is_src(struct range_lock_req *q)
 	struct lun_io *io = container_of(q, struct lun_io, src_lock);
 
 	if (lock_own(io, on_locked))
-		drive(io, 0);
+		start(io);
 }
 
 static bool lock_copy(struct lun_io *io)
@@ -281,7 +303,7 @@ static void go(struct lun_io *io)
 	else if (traits_of(io)->locks)
 		held = lock_own(io, on_locked);
 	if (held)
-		drive(io, 0);
+		start(io);
 	else
 		count_conflict(io);
 }
@@ -361,7 +383,8 @@ int lun_run(struct lun *lun, struct lun_io *io)
 		waited = lock_own_blocking(io);
 	if (waited)
 		count_conflict(io);
-	while (lun_plan_next(io, err, &store)) {
+	io->err = check_fences(io);
+	while (!io->err && lun_plan_next(io, err, &store)) {
 		io->bio.reactor = NULL;
 		err = block_run(store, &io->bio);
 	}

@@ -54,6 +54,7 @@ enum lun_io_flags {
 	LUN_IO_ATOMIC = 1 << 3,	    /* WRITE: all or nothing to every reader */
 	LUN_IO_AUTHORIZED = 1 << 4, /* the caller has checked reservations itself (SCSI) */
 	LUN_IO_DPO = 1 << 5,	    /* do not keep in the cache */
+	LUN_IO_OWNER = 1 << 6,	    /* of whom LUN_FENCE_OWNER lets through */
 };
 
 /** Counters of one LUN, or of one session on it. The op classes of reports. */
@@ -97,7 +98,8 @@ struct lun_io {
 
 	/* --- result --- */
 	int err; /* 0 or -errno: the store's, -EILSEQ: VERIFY/CAW miscompare, -EROFS: the LUN is
-		    read-only, -EPERM: fenced, -EINVAL: a range past the end or a malformed op */
+		    read-only, -EPERM: fenced, -ESHUTDOWN: fenced though authorized, -EINVAL: a
+		    range past the end or a malformed op */
 	uint64_t miscompare_off; /* byte offset in the range, with -EILSEQ */
 
 	/* --- the LUN's --- */
@@ -196,8 +198,12 @@ void lun_unwatch(struct lun *lun, struct lun_watcher *w);
 /**
  * What fronts without SCSI reservations (NBD, FUSE) may do: set by the SCSI side as reservations
  * come and go. I/O without LUN_IO_AUTHORIZED that is fenced fails with -EPERM.
+ *
+ * LUN_FENCE_OWNER keeps out authorized I/O too, which fails with -ESHUTDOWN; only LUN_IO_OWNER
+ * passes. It is looked at again when an op has its range, so that the owner, who takes ranges like
+ * everybody, is sure that what it has done to one is not followed by an op that came before.
  */
-enum lun_fence { LUN_FENCE_NONE, LUN_FENCE_WRITES, LUN_FENCE_ALL };
+enum lun_fence { LUN_FENCE_NONE, LUN_FENCE_WRITES, LUN_FENCE_ALL, LUN_FENCE_OWNER };
 void lun_set_fence(struct lun *lun, enum lun_fence fence);
 
 /* --- tables of LUNs by name --- */

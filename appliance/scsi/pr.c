@@ -163,7 +163,9 @@ static enum lun_fence fence_locked(struct scsi_lu *lu)
 {
 	struct scsi_pr *pr = lu->pr;
 
-	if (scsi_lu_gates(lu) & SCSI_GATE_SANITIZE || pr->legacy_holder)
+	if (scsi_lu_gates(lu) & SCSI_GATE_SANITIZE)
+		return LUN_FENCE_OWNER;
+	if (pr->legacy_holder)
 		return LUN_FENCE_ALL;
 	if (pr->state.type == PR_TYPE_NONE)
 		return LUN_FENCE_NONE;
@@ -180,9 +182,9 @@ static void state_changed_locked(struct scsi_lu *lu)
 	lun_set_fence(lu->lun, fence_locked(lu));
 }
 
-void scsi_pr_update_fence(struct scsi_lu *lu)
+void scsi_pr_update_fence_locked(struct scsi_lu *lu)
 {
-	mutex_scope(&lu->lock);
+	mutex_assert_held(&lu->lock);
 	lun_set_fence(lu->lun, fence_locked(lu));
 }
 

@@ -10,7 +10,8 @@
  * nexus do not stop it, and - its state file is written first - neither does the end of the
  * process: it starts over with the next. So it has a thread of its own, which blocks; the command,
  * unless IMMED, is a waiter that is told. While it runs, or after it failed, SCSI_GATE_SANITIZE
- * keeps other commands out and the fence the fronts without SCSI.
+ * keeps other commands out, and LUN_FENCE_OWNER keeps out the fronts without SCSI and what is left
+ * to do of commands that came before: nothing is written behind the operation's back.
  *
  *      IDLE --SANITIZE--> RUNNING --done--> IDLE
  *                            |
@@ -160,7 +161,7 @@ static int do_io(struct scsi_sanitize *sz, enum lun_op op, unsigned flags, uint6
 {
 	struct lun_io io = {
 		.op = op,
-		.flags = flags | LUN_IO_AUTHORIZED,
+		.flags = flags | LUN_IO_AUTHORIZED | LUN_IO_OWNER,
 		.off = off,
 		.len = len,
 		.iov = iov,
@@ -270,14 +271,14 @@ static int work(struct scsi_sanitize *sz)
 
 /* --- states and waiters --- */
 
-static void set_state(struct scsi_sanitize *sz, enum sanitize_state state)
+/* State, gate and fence change as one: the next operation may begin right behind the lock. */
+static void set_state_locked(struct scsi_sanitize *sz, enum sanitize_state state)
 {
-	mutex_lock(&sz->lu->lock);
+	mutex_assert_held(&sz->lu->lock);
 	sz->state = state;
-	mutex_unlock(&sz->lu->lock);
 	scsi_lu_set_gate(sz->lu, SCSI_GATE_SANITIZE, state != SANITIZE_IDLE);
 	if (sz->lu->pr)
-		scsi_pr_update_fence(sz->lu);
+		scsi_pr_update_fence_locked(sz->lu);
 }
 
 static void tell(struct reactor_msg *m)
@@ -292,21 +293,36 @@ static void tell(struct reactor_msg *m)
 		scsi_check(w->cmd, SENSE_MEDIUM_ERROR, ASC_SANITIZE_FAILED);
 }
 
-/** Sends the waiter home, if it is still there. */
-static void tell_waiter(struct scsi_sanitize *sz, int err, bool not_begun)
+static struct sanitize_wait *take_waiter_locked(struct scsi_sanitize *sz)
 {
-	struct sanitize_wait *w;
+	struct sanitize_wait *w = sz->waiter;
 
-	mutex_lock(&sz->lu->lock);
-	w = sz->waiter;
 	sz->waiter = NULL;
-	mutex_unlock(&sz->lu->lock);
+	return w;
+}
+
+/** Sends @w (NULL: it did not wait so long) home. */
+static void tell_waiter(struct sanitize_wait *w, int err, bool not_begun)
+{
 	if (!w)
 		return;
 	w->err = err;
 	w->not_begun = not_begun;
 	w->msg.fn = tell;
 	reactor_post(w->cmd->nexus->reactor, &w->msg);
+}
+
+/** The operation, or the attempt at one, is over: its last act that others see. */
+static void leave_running(struct scsi_sanitize *sz, enum sanitize_state state, int err,
+			  bool not_begun)
+{
+	struct sanitize_wait *w;
+
+	mutex_lock(&sz->lu->lock);
+	w = take_waiter_locked(sz);
+	set_state_locked(sz, state);
+	mutex_unlock(&sz->lu->lock);
+	tell_waiter(w, err, not_begun);
 }
 
 static void run_to_end(struct scsi_sanitize *sz)
@@ -319,8 +335,7 @@ static void run_to_end(struct scsi_sanitize *sz)
 		err = forget(sz);
 	else
 		save(sz, true);
-	set_state(sz, err ? SANITIZE_FAILED : SANITIZE_IDLE);
-	tell_waiter(sz, err, false);
+	leave_running(sz, err ? SANITIZE_FAILED : SANITIZE_IDLE, err, false);
 }
 
 static void *resume_main(void *arg)
@@ -333,19 +348,18 @@ static void *resume_main(void *arg)
 static void *start_main(void *arg)
 {
 	struct scsi_sanitize *sz = arg;
-	bool immed;
+	struct sanitize_wait *w = NULL;
 	int err = save(sz, false);
 
 	if (err) {
-		set_state(sz, sz->before);
-		tell_waiter(sz, err, true);
+		leave_running(sz, sz->before, err, true);
 		return NULL;
 	}
 	mutex_lock(&sz->lu->lock);
-	immed = sz->waiter && sz->waiter->immed;
+	if (sz->waiter && sz->waiter->immed)
+		w = take_waiter_locked(sz);
 	mutex_unlock(&sz->lu->lock);
-	if (immed)
-		tell_waiter(sz, 0, false);
+	tell_waiter(w, 0, false);
 	run_to_end(sz);
 	return NULL;
 }
@@ -355,8 +369,7 @@ static void *exit_failure_main(void *arg)
 	struct scsi_sanitize *sz = arg;
 	int err = forget(sz);
 
-	set_state(sz, err ? SANITIZE_FAILED : SANITIZE_IDLE);
-	tell_waiter(sz, err, true);
+	leave_running(sz, err ? SANITIZE_FAILED : SANITIZE_IDLE, err, true);
 	return NULL;
 }
 
@@ -400,12 +413,12 @@ static bool enter_running(struct scsi_sanitize *sz, struct sanitize_wait *w)
 	ause = sz->job.ause;
 	if (state != SANITIZE_RUNNING && (!w->exit_failure || (state == SANITIZE_FAILED && ause))) {
 		sz->before = state;
-		sz->state = SANITIZE_RUNNING;
 		sz->waiter = w;
 		if (!w->exit_failure)
 			sz->job = w->job;
 		atomic_store(&sz->done, 0);
 		atomic_store(&sz->total, 1);
+		set_state_locked(sz, SANITIZE_RUNNING);
 		mutex_unlock(&sz->lu->lock);
 		return true;
 	}
@@ -440,12 +453,8 @@ static void start(struct scsi_cmd *cmd, const struct sanitize_job *job)
 	if (!enter_running(sz, w))
 		return;
 	cmd->on_abort = wait_aborted;
-	scsi_lu_set_gate(cmd->lu, SCSI_GATE_SANITIZE, true);
-	scsi_pr_update_fence(cmd->lu);
-	if (start_thread(sz, job ? start_main : exit_failure_main)) {
-		set_state(sz, sz->before);
-		tell_waiter(sz, -EAGAIN, true);
-	}
+	if (start_thread(sz, job ? start_main : exit_failure_main))
+		leave_running(sz, sz->before, -EAGAIN, true);
 }
 
 /** The parameter list of OVERWRITE (SBC-4 table 121). False: the command has ended. */
@@ -573,9 +582,11 @@ int scsi_sanitize_create(struct scsi_lu *lu, struct reason *why)
 	lu->sanitize = sz;
 	if (ret == -ENOENT)
 		return 0; /* nothing, or of another LUN of that name */
-	set_state(sz, failed ? SANITIZE_FAILED : SANITIZE_RUNNING);
+	mutex_lock(&lu->lock);
+	set_state_locked(sz, failed ? SANITIZE_FAILED : SANITIZE_RUNNING);
+	mutex_unlock(&lu->lock);
 	if (!failed && start_thread(sz, resume_main))
-		set_state(sz, SANITIZE_FAILED);
+		leave_running(sz, SANITIZE_FAILED, -EAGAIN, true);
 	return 0;
 }
 

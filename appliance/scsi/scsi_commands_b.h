@@ -21,8 +21,8 @@ void scsi_release6(struct scsi_cmd *cmd);
  * whatever port of whatever target: for third-party copy, whose LUs need not be @nx's own.
  */
 bool scsi_pr_initiator_allowed(struct scsi_lu *lu, struct scsi_nexus *nx, enum pr_class cls);
-/** Any thread, lu->lock not held: the fronts without SCSI learn what reservations forbid them. */
-void scsi_pr_update_fence(struct scsi_lu *lu);
+/** Any thread: the fence of the LUN follows the reservations and SCSI_GATE_SANITIZE. */
+void scsi_pr_update_fence_locked(struct scsi_lu *lu);
 
 /* mode.c, mode_select.c */
 void scsi_mode_sense6(struct scsi_cmd *cmd);

@@ -201,6 +201,11 @@ void scsi_fail_errno(struct scsi_cmd *cmd, int err, bool write, uint64_t info_lb
 		scsi_good(cmd);
 		return;
 	}
+	if (err == -ESHUTDOWN && cmd->lu) { /* a sanitize began when the command had passed */
+		scsi_sanitize_refusal(cmd->lu, &s);
+		scsi_check_sense(cmd, &s);
+		return;
+	}
 	scsi_sense_from_errno(err, write, &s);
 	if (s.key == SENSE_MEDIUM_ERROR) {
 		s.has_info = true;

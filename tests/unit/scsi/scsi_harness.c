@@ -30,6 +30,11 @@ static struct lun *open_lun(struct world *w, const struct world_options *opt, co
 		.state_dirfd = w->state_dirfd,
 	};
 
+	if (opt->store) {
+		if (lun_create(&lo, opt->store, &lun, &why))
+			fail_msg("lun_create: %s", why.text);
+		return lun;
+	}
 	if (opt->read_only) {
 		int fd = open(path, O_CREAT | O_RDWR, 0600);
 

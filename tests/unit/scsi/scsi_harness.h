@@ -31,7 +31,8 @@ struct world_options {
 	uint64_t size;	     /* bytes; 0: 8 MiB */
 	uint32_t block_size; /* 0: 512 */
 	bool read_only, removable, thick;
-	const char *state; /* directory to keep (or find again) state in; NULL: none */
+	const char *state;	   /* directory to keep (or find again) state in; NULL: none */
+	struct block_store *store; /* instead of a file; the world's from then on */
 };
 
 struct world {
