@@ -629,10 +629,15 @@ static int start_nbd(struct appliance *app, const struct config *cfg, struct rea
 /* Finds the first thing that a start which must be whole could not do. */
 static int check_whole(const struct plan *p, struct reason *why)
 {
-	for (size_t i = 0; i < p->n; i++)
-		if (p->steps[i].problem[0])
-			return reason_set(why, EIO, "%s: %s", p->steps[i].name,
-					  p->steps[i].problem);
+	for (size_t i = 0; i < p->n; i++) {
+		const struct plan_step *s = &p->steps[i];
+
+		if (s->problem[0] && !strncmp(s->problem, s->name, strlen(s->name)))
+			return reason_set(why, EIO, "%s",
+					  s->problem); /* it says what it is about */
+		if (s->problem[0])
+			return reason_set(why, EIO, "%s: %s", s->name, s->problem);
+	}
 	return 0;
 }
 

@@ -8,6 +8,7 @@ import signal
 import socket
 import stat
 import subprocess
+import threading
 import time
 
 import pytest
@@ -104,6 +105,30 @@ def test_help_of_every_command():
     for c in commands:
         assert f"Usage: ebb {c}" in run(EBB, *c.split(), "--help").stdout
     assert run(EBB, "--version").stdout.startswith("ebb ")
+
+
+def test_outwaits_an_address_that_is_being_given_up(tmp_path, disk):
+    """The kernel may keep a listening socket a moment after the process that had it was killed."""
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        e = Ebb(tmp_path / "e", [disk("16M")], iscsi_port=other.getsockname()[1], wait=False)
+        timer = threading.Timer(0.7, other.close)
+        timer.start()
+        e.start()
+        timer.join()
+        assert e.stop() == 0
+
+
+def test_an_address_in_use_is_refused_by_name(tmp_path, disk):
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        address = f"127.0.0.1:{other.getsockname()[1]}"
+        e = Ebb(tmp_path / "e", [disk("16M")], iscsi_port=other.getsockname()[1], wait=False)
+        with pytest.raises(AssertionError, match="serve ended: 1"):
+            e.start()
+        assert e.stderr().count(address) == 1 and "Address already in use" in e.stderr()
 
 
 def test_a_file_in_use_is_refused_by_name(ebb, disk, tmp_path):

@@ -308,6 +308,13 @@ def test_data_in_bursts_end_with_final(serve):
     assert len(p.data) == 1024 and p.flags & FINAL and p.flags & 1
 
 
+def test_data_in_of_the_smallest_segments(serve):
+    """More PDUs than a connection may have on their way, of fewer bytes than fill the stream."""
+    r = serve().session([("MaxRecvDataSegmentLength", "512"), ("MaxBurstLength", "1048576")])
+    p = r.read(0, 2048)
+    assert p.all == bytes(1 << 20) and len(p.others) >= 2047
+
+
 @pytest.mark.parametrize("wrong", ["datasn", "offset", "more", "final", "early"])
 def test_wrong_data_out_fails_its_command_only(serve, wrong):
     r = serve().session([("MaxBurstLength", "8192"), ("FirstBurstLength", "512")])
@@ -602,6 +609,21 @@ def test_nop_both_ways(serve):
     s.session()
 
 
+@pytest.mark.parametrize("imm", [True, False])
+def test_many_pings_at_once(serve, imm):
+    r = serve("-o", "queue_depth=128").session()
+    sock, whole = r.s, []
+    r.s = type("Tap", (), {"sendall": lambda self, b: whole.append(b)})()
+    tags = [r.nop(imm=imm) for _ in range(600)]
+    r.s = sock
+    if imm:
+        r.s.sendall(b"".join(whole))
+    else:  # all that the window allows, the last ones first
+        del tags[128:]
+        r.s.sendall(b"".join(whole[1:128] + whole[:1]))
+    assert [r.recv().itt for _ in tags] == tags
+
+
 def test_data_that_do_not_come_end_the_session(serve):
     r = serve("-o", "nop_interval_ms=200", "-o", "nop_timeout_ms=400").session()
     r.write(0, bytes(512))
@@ -616,6 +638,24 @@ def test_data_that_do_not_come_end_the_session(serve):
     else:
         raise AssertionError("the session lives on")
     assert got[0].op == R2T and any(p.op == NOP_IN for p in got)
+
+
+def test_a_command_that_does_not_come_ends_the_session(serve):
+    """Commands wait for the CmdSN before theirs, but not for ever: they hold buffers."""
+    s = serve("-o", "nop_interval_ms=200", "-o", "nop_timeout_ms=400")
+    r = s.session()
+    r.command(write10(0, 1), 512, WRITE, data=bytes(512), cmdsn=r.cmdsn + 1)
+    begun = time.monotonic()
+    try:
+        while time.monotonic() - begun < 5 * SLOW:
+            assert r.recv().op == NOP_IN
+            r.nop(itt=NONE, ttt=1)
+    except (Closed, OSError):
+        pass
+    else:
+        raise AssertionError("the session lives on")
+    assert time.monotonic() - begun > 0.5
+    s.session()
 
 
 def test_reinstatement_ends_the_old_session_first(serve):
@@ -774,3 +814,19 @@ def test_little_memory_is_waited_for(serve):
     r = s.session(SPEED)
     for n in range(16):
         assert r.read(n * 2048, 2048).all == data
+
+
+def test_commands_before_their_turn_leave_room_for_the_one_they_wait_for(serve):
+    """They fill all the memory there is; the command that lets them run is still read."""
+    s = serve("-m", "4194304")
+    r = s.session(SPEED)
+    data = os.urandom(65536)
+    first = r.cmdsn
+    tags = {r.write(i * 128, data, data=data, cmdsn=first + 1 + i): i for i in range(100)}
+    assert r.wait(r.command(bytes(6), cmdsn=first)).status == 0
+    done = [r.recv() for _ in tags]
+    assert {p.itt for p in done} == set(tags)
+    good = [tags[p.itt] for p in done if p.status == 0]
+    assert {p.status for p in done} == {0, 0x28} and len(good) >= 32
+    r.cmdsn = first + 101
+    assert r.read(good[-1] * 128, 128).all == data

@@ -222,7 +222,7 @@ int main(int argc, char **argv)
 		die("discovery", &why);
 	for (unsigned i = 0; i < (n_portals ? n_portals : 1); i++) {
 		if (iscsi_server_add_portal(srv, portals[i], bound, &why) < 0)
-			die(portals[i], &why);
+			die("portal", &why);
 		printf("iscsi://%s/%s/0\n", bound, iqn);
 	}
 	serve(srv);

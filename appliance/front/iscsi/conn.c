@@ -104,16 +104,30 @@ void iscsi_conn_resume(struct iscsi_conn *c, enum iscsi_pause why)
 		stream_resume(c->stream);
 }
 
+/* Whether the peer has yet to take so much that no request is taken from it. */
+static bool sends_enough(const struct iscsi_conn *c)
+{
+	return stream_tx_full(c->stream) || c->pdus_busy >= ISCSI_PDUS_MANY;
+}
+
+void iscsi_conn_sends_less(struct iscsi_conn *c)
+{
+	if (!sends_enough(c))
+		iscsi_conn_resume(c, PAUSE_TX);
+}
+
 /* --- sending --- */
 
-static void pdu_sent(struct iscsi_pdu *p)
+void iscsi_pdu_put(struct iscsi_pdu *p)
 {
 	struct iscsi_conn *c = p->conn;
 
 	free(p->buf);
 	p->buf = NULL;
-	c->pdus_busy--;
 	list_add_head(&c->free_pdus, &p->link);
+	/* Small PDUs reach this limit long before the stream is full: then nobody else wakes. */
+	if (c->pdus_busy-- == ISCSI_PDUS_MANY)
+		reactor_defer(c->reactor, &c->pump);
 }
 
 static void pdu_tx_sent(struct stream_tx *tx, int err)
@@ -138,7 +152,7 @@ struct iscsi_pdu *iscsi_pdu_get_always(struct iscsi_conn *c, enum iscsi_opcode o
 	}
 	c->pdus_busy++;
 	p->conn = c;
-	p->sent = pdu_sent;
+	p->sent = iscsi_pdu_put;
 	p->task = NULL;
 	p->buf = NULL;
 	list_init(&p->link);
@@ -211,7 +225,7 @@ void iscsi_conn_reject(struct iscsi_conn *c, enum iscsi_reject reason, const voi
 
 	if (!p || !(p->buf = malloc(ISCSI_BHS_LEN))) {
 		if (p)
-			pdu_sent(p);
+			iscsi_pdu_put(p);
 		iscsi_conn_close(c, false);
 		return;
 	}
@@ -549,7 +563,7 @@ static ssize_t input_header(struct iscsi_conn *c, const uint8_t *data, size_t le
 
 	if (len < need)
 		return 0;
-	if (stream_tx_full(c->stream)) {
+	if (sends_enough(c)) {
 		iscsi_conn_pause(c, PAUSE_TX);
 		return 0;
 	}
@@ -667,7 +681,6 @@ static void conn_drained(struct stream *s, void *ctx)
 	if (!iscsi_conn_open(c))
 		return;
 	iscsi_task_pump(c);
-	iscsi_conn_resume(c, PAUSE_TX);
 }
 
 static const struct stream_ops conn_ops = {

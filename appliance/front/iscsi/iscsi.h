@@ -39,8 +39,8 @@ struct iscsi_server_options {
 	unsigned max_unauth_address;	/* connections of one address that have not logged in; 16 */
 	unsigned max_unauth;		/* of all addresses; 256 */
 	unsigned login_timeout_ms;	/* from accept to full feature phase; 15000 */
-	unsigned nop_interval_ms;	/* silence after which we ask "still there?"; 15000 */
-	unsigned nop_timeout_ms;	/* and how long we wait for the answer; 15000 */
+	unsigned nop_interval_ms;	/* silence after which we ask "still there?"; 30000 */
+	unsigned nop_timeout_ms;	/* and how long we wait for the answer; 60000 */
 	unsigned queue_depth;		/* commands of a session in flight, 2..1024; default 128 */
 	uint32_t max_out_bytes;		/* write buffers of one session at most; default 16 MiB */
 	uint32_t max_recv_data_segment; /* what we declare, 512..; default 256 KiB */
@@ -166,22 +166,22 @@ int iscsi_server_kick(struct iscsi_server *srv, uint64_t id);
 
 /* --- counters --- */
 
-#define ISCSI_COUNTERS(X)                                                                      \
-	X(connections, "Connections accepted")                                                 \
-	X(refused, "Connections closed at once: a limit on connections was reached")           \
-	X(logins, "Sessions that reached full feature phase")                                  \
-	X(login_failures, "Logins refused (names, authentication, negotiation, limits)")       \
-	X(auth_failures, "Logins refused by CHAP")                                             \
-	X(login_timeouts, "Connections dropped before they had logged in: too slow")           \
-	X(nop_timeouts, "Sessions dropped: the initiator did not answer")                      \
-	X(data_timeouts, "Sessions dropped: the initiator did not send data it had announced") \
-	X(reinstatements, "Sessions replaced by a new login of the same initiator port")       \
-	X(protocol_errors, "Connections dropped: malformed or unexpected PDUs")                \
-	X(digest_errors, "PDUs whose CRC32C was wrong")                                        \
-	X(rejects, "Reject PDUs sent")                                                         \
-	X(commands, "SCSI commands")                                                           \
-	X(tmfs, "Task management requests")                                                    \
-	X(rx_bytes, "Bytes of PDUs received")                                                  \
+#define ISCSI_COUNTERS(X)                                                                    \
+	X(connections, "Connections accepted")                                               \
+	X(refused, "Connections closed at once: a limit on connections was reached")         \
+	X(logins, "Sessions that reached full feature phase")                                \
+	X(login_failures, "Logins refused (names, authentication, negotiation, limits)")     \
+	X(auth_failures, "Logins refused by CHAP")                                           \
+	X(login_timeouts, "Connections dropped before they had logged in: too slow")         \
+	X(nop_timeouts, "Sessions dropped: the initiator did not answer")                    \
+	X(data_timeouts, "Sessions dropped: data, or a command before others, did not come") \
+	X(reinstatements, "Sessions replaced by a new login of the same initiator port")     \
+	X(protocol_errors, "Connections dropped: malformed or unexpected PDUs")              \
+	X(digest_errors, "PDUs whose CRC32C was wrong")                                      \
+	X(rejects, "Reject PDUs sent")                                                       \
+	X(commands, "SCSI commands")                                                         \
+	X(tmfs, "Task management requests")                                                  \
+	X(rx_bytes, "Bytes of PDUs received")                                                \
 	X(tx_bytes, "Bytes of PDUs sent")
 
 struct iscsi_counters {

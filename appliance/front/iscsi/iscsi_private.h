@@ -26,9 +26,12 @@
 #include "front/iscsi/negotiate.h"
 #include "front/iscsi/text.h"
 
-#define ISCSI_IMMEDIATE_MAX 32	  /* immediate requests of a session in progress */
-#define ISCSI_PDUS_MAX	    256	  /* outgoing PDUs of a connection beside those of its tasks */
-#define ISCSI_LOGIN_DATA    8192u /* MaxRecvDataSegmentLength before it is negotiated */
+#define ISCSI_IMMEDIATE_MAX 32	/* immediate requests of a session in progress */
+#define ISCSI_PDUS_MAX	    256 /* outgoing PDUs of a connection beside those of its tasks */
+#define ISCSI_PDUS_MANY                                                                      \
+	128		       /* with so many, no request is taken: the rest is for answers \
+				  to requests that waited for one before them */
+#define ISCSI_LOGIN_DATA 8192u /* MaxRecvDataSegmentLength before it is negotiated */
 
 struct iscsi_conn;
 struct iscsi_task;
@@ -310,7 +313,7 @@ struct iscsi_conn {
 	struct iscsi_text_out login_text;
 	struct reactor_timer timer; /* login time, then keep-alive */
 	uint64_t rx_ns;		    /* when we last heard of the peer */
-	uint64_t data_ns;	    /* when data-out was last asked for or came */
+	uint64_t data_ns; /* when data-out was last asked for or came, or a CmdSN missed */
 	bool ping_out, header_digest, data_digest;
 	bool aborting; /* tasks in progress were aborted: tell the device server */
 	unsigned paused;
@@ -365,10 +368,14 @@ void iscsi_conn_close(struct iscsi_conn *c, bool flush);
 int iscsi_conn_fail(struct iscsi_conn *c, const char *what);
 void iscsi_conn_pause(struct iscsi_conn *c, enum iscsi_pause why);
 void iscsi_conn_resume(struct iscsi_conn *c, enum iscsi_pause why);
+/** Requests are taken again if what is being sent allows it. */
+void iscsi_conn_sends_less(struct iscsi_conn *c);
 /** Whether PDUs may be sent. */
 bool iscsi_conn_open(const struct iscsi_conn *c);
 /** A PDU from the connection's own stock, header zeroed; NULL when too many are on their way. */
 struct iscsi_pdu *iscsi_pdu_get(struct iscsi_conn *c, enum iscsi_opcode op);
+/** A PDU of that stock is not used (any more). */
+void iscsi_pdu_put(struct iscsi_pdu *p);
 /** The same without the limit on PDUs in flight; NULL when there is no memory. */
 struct iscsi_pdu *iscsi_pdu_get_always(struct iscsi_conn *c, enum iscsi_opcode op);
 /** Sends with @len bytes of @data, which stay untouched until p->sent(). Adds lengths and digests.

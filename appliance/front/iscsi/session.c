@@ -60,6 +60,8 @@ static bool queue_early(struct iscsi_conn *c, struct iscsi_task *t)
 		if (d > 0)
 			break;
 	}
+	if (list_empty(&c->queued))
+		c->data_ns = reactor_now(c->reactor);
 	list_insert_between(&t->link, n, n->next);
 	return true;
 }
@@ -85,6 +87,7 @@ static int drain_queue(struct iscsi_conn *c)
 			break;
 		list_del(&t->link);
 		c->exp_cmdsn++;
+		c->data_ns = reactor_now(c->reactor);
 		if (!t->skip && iscsi_op(&t->bhs) == ISCSI_OP_SCSI_CMD) {
 			deliver_command(c, t);
 			continue;
@@ -234,10 +237,14 @@ static void ping(struct iscsi_conn *c)
 	c->ping_out = true;
 }
 
-/* Buffers that were granted for data that do not come are missing elsewhere. */
+/*
+ * Buffers that were granted for data that do not come are missing elsewhere; so are those of
+ * commands whose predecessor does not come (on one connection it never does: 4.2.2.1).
+ */
 static bool data_overdue(const struct iscsi_conn *c, uint64_t now, uint64_t limit)
 {
-	return c->n_data > 0 && !c->paused && now >= c->data_ns + limit;
+	return (c->n_data > 0 || !list_empty(&c->queued)) && !c->paused &&
+	       now >= c->data_ns + limit;
 }
 
 void iscsi_session_keep_alive(struct iscsi_conn *c)

@@ -490,8 +490,8 @@ int iscsi_server_create(const struct iscsi_server_options *opt, struct iscsi_ser
 	o->max_unauth_address = or_default(o->max_unauth_address, 16);
 	o->max_unauth = or_default(o->max_unauth, 256);
 	o->login_timeout_ms = or_default(o->login_timeout_ms, 15000);
-	o->nop_interval_ms = or_default(o->nop_interval_ms, 15000);
-	o->nop_timeout_ms = or_default(o->nop_timeout_ms, 15000);
+	o->nop_interval_ms = or_default(o->nop_interval_ms, 30000);
+	o->nop_timeout_ms = or_default(o->nop_timeout_ms, 60000);
 	o->queue_depth = or_default(o->queue_depth, 128);
 	o->max_out_bytes = or_default(o->max_out_bytes, 16u << 20);
 	o->max_recv_data_segment = or_default(o->max_recv_data_segment, 256u << 10);

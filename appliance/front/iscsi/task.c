@@ -8,9 +8,10 @@
  *
  * Data-out goes from the socket into the command's buffer; an R2T is sent only when that buffer is
  * there. Unsolicited data come unasked, so their command needs a buffer at once: where there is
- * none, the connection is paused, unless tasks of it wait for data that would then never come -
- * such a command gets TASK SET FULL. When the session's share of buffers is used up, unsolicited
- * data go to a small buffer and move to the full one when that is granted.
+ * none, the connection is paused, unless tasks of it wait for data, or for a command before them,
+ * that would then never come - such a command gets TASK SET FULL. When the session's share of
+ * buffers is used up, unsolicited data go to a small buffer and move to the full one when that is
+ * granted.
  *
  * Sequences and PDUs arrive in order (DataSequenceInOrder, DataPDUInOrder), so one offset tells
  * all that has come; R2T n asks for bytes from r2t_base + n * MaxBurstLength. A tag of an R2T is
@@ -173,12 +174,9 @@ static struct iscsi_residual task_residual(const struct iscsi_task *t)
 static void task_sent(struct iscsi_pdu *p)
 {
 	struct iscsi_task *t = p->task;
-	struct iscsi_conn *c = t->conn;
 
-	if (p != &t->rsp) {
-		c->pdus_busy--;
-		list_add_head(&c->free_pdus, &p->link);
-	}
+	if (p != &t->rsp)
+		iscsi_pdu_put(p);
 	if (--t->pdus_out == 0 && t->state == TASK_SEND && (t->status_sent || t->aborted))
 		iscsi_task_free(t);
 }
@@ -573,7 +571,7 @@ static int place_unsolicited(struct iscsi_task *t, uint32_t dsl)
 	if (t->out_want == 0 || least == 0)
 		return 0;
 	if (get_buffer(t, len, least) < 0) {
-		if (c->n_data == 0)
+		if (c->n_data == 0 && list_empty(&c->queued))
 			return -EAGAIN;
 		refuse(t);
 		return 0;
@@ -764,8 +762,8 @@ void iscsi_task_pump(struct iscsi_conn *c)
 		start_read(t);
 	}
 	iscsi_conn_resume(c, PAUSE_MEMORY);
-	if (iscsi_conn_open(c) && !stream_tx_full(c->stream))
-		iscsi_conn_resume(c, PAUSE_TX);
+	if (iscsi_conn_open(c))
+		iscsi_conn_sends_less(c);
 }
 
 /* --- aborts --- */
