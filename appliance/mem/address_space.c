@@ -17,6 +17,7 @@
 #include <sys/mman.h>
 
 #include "mem/address_space.h"
+#include "mem/vmem/vmem_private.h"
 
 #define HUGE_PAGE     (2ull << 20)
 #define LINE_IMPORT   (64ull << 10)
@@ -202,20 +203,27 @@ uint64_t address_space_destroy(struct address_space *as)
 	return leaked;
 }
 
+static struct vmem *wired_arena(const struct address_space *as, size_t size)
+{
+	return size < ADDRESS_PAGE ? as->wired_lines : as->wired_pages;
+}
+
 void *wired_alloc(struct address_space *as, size_t size)
 {
+	struct vmem *vm = wired_arena(as, size);
 	uint64_t addr;
 
-	if (vmem_alloc(size < ADDRESS_PAGE ? as->wired_lines : as->wired_pages, size, 0, &addr))
-		return NULL;
-	return (void *)addr;
+	if (LIKELY(vmem_try_alloc(vm, size, &addr)))
+		return (void *)addr;
+	return vmem_alloc(vm, size, 0, &addr) ? NULL : (void *)addr;
 }
 
 void wired_free(struct address_space *as, void *p, size_t size)
 {
-	if (p)
-		vmem_free(size < ADDRESS_PAGE ? as->wired_lines : as->wired_pages, (uint64_t)p,
-			  size);
+	struct vmem *vm = wired_arena(as, size);
+
+	if (p && !LIKELY(vmem_try_free(vm, (uint64_t)p, size)))
+		vmem_free(vm, (uint64_t)p, size);
 }
 
 struct trim_list {

@@ -251,6 +251,8 @@ static int take(struct vmem *vm, const struct vmem_request *req, unsigned flags,
 
 int vmem_alloc(struct vmem *vm, uint64_t size, unsigned flags, uint64_t *ret_addr)
 {
+	if (LIKELY(vmem_try_alloc(vm, size, ret_addr)))
+		return 0;
 	if (size - 1 < vm->qcache_max)
 		return qcache_alloc(vm, size, ret_addr);
 	if (!size || size > VMEM_SIZE_MAX)
@@ -306,6 +308,8 @@ void vmem_xfree(struct vmem *vm, uint64_t addr, uint64_t size)
 
 void vmem_free(struct vmem *vm, uint64_t addr, uint64_t size)
 {
+	if (LIKELY(vmem_try_free(vm, addr, size)))
+		return;
 	if (size - 1 < vm->qcache_max)
 		qcache_free(vm, addr, size);
 	else

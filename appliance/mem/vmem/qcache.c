@@ -18,7 +18,9 @@
  * visits come half as often. Smaller ones leave when they come by empty.
  *
  * A thread's magazines are its own until it ends (then they are emptied) or the arena is destroyed,
- * when by contract nobody uses it. The list of threads serves these two and the counters.
+ * when by contract nobody uses it. The list of threads serves these two and the counters. Emptying
+ * may release spans to a source with quantum caches of its own, so it is done without locks; an
+ * arena's end waits for threads that are at it.
  *
  * Arenas with quantum caches have numbers below VMEM_CACHED_ARENAS, their places in each thread.
  */
@@ -35,19 +37,16 @@
 #define WINDOW	  128u
 #define EMPTY_MIN 2u
 
-struct vmem_thread {
-	struct list_node link;
-	struct thread_cache *cache[VMEM_CACHED_ARENAS]; /* owner's; removed under threads_lock */
-};
-
 static struct mutex threads_lock = MUTEX_INIT(LOCK_RANK_VMEM_THREADS);
 /* under threads_lock */
 static struct list_node threads = LIST_INIT(threads);
 static bool id_used[VMEM_CACHED_ARENAS];
+static unsigned n_ending; /* threads that empty their magazines: no arena goes meanwhile */
+static pthread_cond_t ended = PTHREAD_COND_INITIALIZER;
 
 static pthread_once_t key_once = PTHREAD_ONCE_INIT;
 static pthread_key_t key;
-static _Thread_local struct vmem_thread *self;
+_Thread_local struct vmem_thread *vmem_self;
 static _Thread_local bool ending; /* allocates past the magazines, not to make new ones */
 
 /* Neither full nor empty: what a class has before its first magazine. */
@@ -56,11 +55,6 @@ static struct magazine none;
 static uint64_t peek(const _Atomic uint64_t *v)
 {
 	return atomic_load_explicit(v, memory_order_relaxed);
-}
-
-static void count_up(_Atomic uint64_t *v)
-{
-	atomic_store_explicit(v, peek(v) + 1, memory_order_relaxed);
 }
 
 /* --- magazines --- */
@@ -156,7 +150,7 @@ static void cache_flush(struct thread_cache *tc)
 	}
 }
 
-/* Under threads_lock. */
+/* Without locks: what becomes free may go back to a source that has quantum caches itself. */
 static void cache_end(struct thread_cache *tc)
 {
 	cache_flush(tc);
@@ -172,12 +166,17 @@ static void thread_end(void *arg)
 	struct vmem_thread *th = arg;
 
 	ending = true;
-	self = NULL;
+	vmem_self = NULL;
 	mutex_lock(&threads_lock);
 	list_del(&th->link);
+	n_ending++;
+	mutex_unlock(&threads_lock);
 	for (unsigned i = 0; i < VMEM_CACHED_ARENAS; i++)
 		if (th->cache[i])
 			cache_end(th->cache[i]);
+	mutex_lock(&threads_lock);
+	n_ending--;
+	pthread_cond_broadcast(&ended);
 	mutex_unlock(&threads_lock);
 	free(th);
 }
@@ -211,11 +210,11 @@ static struct thread_cache *cache_get(struct vmem *vm)
 
 	if (ending)
 		return NULL;
-	if (!self)
-		self = thread_make();
-	if (!self)
+	if (!vmem_self)
+		vmem_self = thread_make();
+	if (!vmem_self)
 		return NULL;
-	tc = self->cache[vm->id];
+	tc = vmem_self->cache[vm->id];
 	if (tc)
 		return tc;
 	tc = aligned_alloc(64, sizeof(*tc));
@@ -226,7 +225,7 @@ static struct thread_cache *cache_get(struct vmem *vm)
 	for (unsigned k = 0; k < VMEM_QCACHE_CLASSES; k++)
 		tc->klass[k].loaded = tc->klass[k].prev = &none;
 	mutex_scope(&threads_lock);
-	self->cache[vm->id] = tc;
+	vmem_self->cache[vm->id] = tc;
 	return tc;
 }
 
@@ -240,9 +239,7 @@ static int alloc_direct(struct vmem *vm, unsigned klass, uint64_t *ret_addr)
 		if (!slab_alloc(vm, klass, ret_addr, 1))
 			return -ENOMEM;
 	}
-	mutex_lock(&threads_lock);
 	vm->depot[klass].past_allocs++;
-	mutex_unlock(&threads_lock);
 	return 0;
 }
 
@@ -311,8 +308,9 @@ static bool refill(struct vmem *vm, unsigned klass, struct thread_class *c)
 	return m || fill_from_slabs(vm, klass, c, cap, want_empty);
 }
 
-static int alloc_slow(struct vmem *vm, unsigned klass, uint64_t *ret_addr)
+int qcache_alloc(struct vmem *vm, uint64_t size, uint64_t *ret_addr)
 {
+	unsigned klass = (unsigned)((size - 1) >> vm->quantum_shift);
 	struct thread_cache *tc = cache_get(vm);
 	struct thread_class *c;
 
@@ -324,25 +322,6 @@ static int alloc_slow(struct vmem *vm, unsigned klass, uint64_t *ret_addr)
 	*ret_addr = c->loaded->round[--c->loaded->rounds];
 	count_up(&c->allocs);
 	return 0;
-}
-
-int qcache_alloc(struct vmem *vm, uint64_t size, uint64_t *ret_addr)
-{
-	unsigned klass = (unsigned)((size - 1) >> vm->quantum_shift);
-	struct vmem_thread *th = self;
-	struct thread_cache *tc = LIKELY(th) ? th->cache[vm->id] : NULL;
-
-	if (LIKELY(tc)) {
-		struct thread_class *c = &tc->klass[klass];
-		struct magazine *m = c->loaded;
-
-		if (LIKELY(m->rounds)) {
-			*ret_addr = m->round[--m->rounds];
-			count_up(&c->allocs);
-			return 0;
-		}
-	}
-	return alloc_slow(vm, klass, ret_addr);
 }
 
 /* --- freeing --- */
@@ -377,38 +356,19 @@ static bool make_room(struct vmem *vm, unsigned klass, struct thread_class *c)
 	return true;
 }
 
-static void free_slow(struct vmem *vm, unsigned klass, uint64_t addr)
+void qcache_free(struct vmem *vm, uint64_t addr, uint64_t size)
 {
+	unsigned klass = (unsigned)((size - 1) >> vm->quantum_shift);
 	struct thread_cache *tc = cache_get(vm);
 	struct thread_class *c = tc ? &tc->klass[klass] : NULL;
 
 	if (!c || (c->loaded->rounds == c->loaded->cap && !make_room(vm, klass, c))) {
 		slab_free(vm, klass, &addr, 1);
-		mutex_scope(&threads_lock);
 		vm->depot[klass].past_frees++;
 		return;
 	}
 	c->loaded->round[c->loaded->rounds++] = addr;
 	count_up(&c->frees);
-}
-
-void qcache_free(struct vmem *vm, uint64_t addr, uint64_t size)
-{
-	unsigned klass = (unsigned)((size - 1) >> vm->quantum_shift);
-	struct vmem_thread *th = self;
-	struct thread_cache *tc = LIKELY(th) ? th->cache[vm->id] : NULL;
-
-	if (LIKELY(tc)) {
-		struct thread_class *c = &tc->klass[klass];
-		struct magazine *m = c->loaded;
-
-		if (LIKELY(m->rounds < m->cap)) {
-			m->round[m->rounds++] = addr;
-			count_up(&c->frees);
-			return;
-		}
-	}
-	free_slow(vm, klass, addr);
 }
 
 /* --- life --- */
@@ -456,26 +416,37 @@ void qcache_reap(struct vmem *vm)
 
 void vmem_thread_flush(struct vmem *vm)
 {
-	if (self && vm->qcache_max && self->cache[vm->id])
-		cache_flush(self->cache[vm->id]);
+	if (vmem_self && vm->qcache_max && vmem_self->cache[vm->id])
+		cache_flush(vmem_self->cache[vm->id]);
 }
 
 void qcache_fini(struct vmem *vm)
 {
+	struct thread_cache *caches = NULL;
 	struct vmem_thread *th;
 
 	if (!vm->depot)
 		return;
 	mutex_lock(&threads_lock);
+	while (n_ending)
+		mutex_wait(&threads_lock, &ended);
 	list_for_each_entry (th, &threads, link) {
 		struct thread_cache *tc = th->cache[vm->id];
 
 		th->cache[vm->id] = NULL;
-		if (tc)
-			cache_end(tc);
+		if (!tc)
+			continue;
+		tc->next = caches;
+		caches = tc;
 	}
 	id_used[vm->id] = false;
 	mutex_unlock(&threads_lock);
+	while (caches) {
+		struct thread_cache *tc = caches;
+
+		caches = tc->next;
+		cache_end(tc);
+	}
 	qcache_reap(vm);
 	slab_reap(vm);
 	for (unsigned k = 0; k < vm->n_classes; k++)

@@ -23,7 +23,8 @@
 
 #define PAGE	   4096u
 #define CHUNK_MIN  (64u << 10)
-#define CHUNK_MAX  (2u << 20)
+#define CHUNK_MAX  HUGE
+#define HUGE	   (2u << 20)
 #define META_SPARE 64u
 
 struct vmem_tag_store {
@@ -86,6 +87,31 @@ static int pages_open(void *p, size_t size)
 	return mprotect(p, size, PROT_READ | PROT_WRITE) < 0 ? -ENOMEM : 0;
 }
 
+/*
+ * Takes accessible pages. From HUGE bytes up they are huge ones where the system has them: a walk
+ * over many tags misses the TLB at each step otherwise.
+ */
+static int range_take(struct vmem_tag_store *s, size_t bytes, uint64_t *ret_addr)
+{
+	bool huge = bytes >= HUGE;
+	uint64_t addr;
+	int r = vmem_xalloc(s->meta,
+			    &(struct vmem_request){.size = bytes, .align = huge ? HUGE : PAGE}, 0,
+			    &addr);
+
+	if (r)
+		return r;
+	r = pages_open((void *)addr, bytes);
+	if (r) {
+		vmem_xfree(s->meta, addr, bytes);
+		return r;
+	}
+	if (huge)
+		madvise((void *)addr, bytes, MADV_HUGEPAGE);
+	*ret_addr = addr;
+	return 0;
+}
+
 static int store_grow(struct vmem_tag_store *s, unsigned n)
 {
 	mutex_scope(&s->grow);
@@ -102,18 +128,13 @@ static int store_grow(struct vmem_tag_store *s, unsigned n)
 		bytes = CHUNK_MIN;
 	if (bytes > CHUNK_MAX)
 		bytes = CHUNK_MAX;
-	r = vmem_alloc(s->meta, bytes, 0, &addr);
+	r = range_take(s, bytes, &addr);
 	if (r && bytes > CHUNK_MIN) {
 		bytes = CHUNK_MIN;
-		r = vmem_alloc(s->meta, bytes, 0, &addr);
+		r = range_take(s, bytes, &addr);
 	}
 	if (r)
 		return r;
-	r = pages_open((void *)addr, bytes);
-	if (r) {
-		vmem_free(s->meta, addr, bytes);
-		return r;
-	}
 	s->made += bytes;
 	chunk_add(s, (uint8_t *)addr, bytes);
 	return 0;
@@ -169,14 +190,7 @@ void *tag_store_table_alloc(struct vmem_tag_store *s, size_t size)
 {
 	uint64_t addr;
 
-	size = table_pages(size);
-	if (vmem_alloc(s->meta, size, 0, &addr))
-		return NULL;
-	if (pages_open((void *)addr, size)) {
-		vmem_free(s->meta, addr, size);
-		return NULL;
-	}
-	return (void *)addr;
+	return range_take(s, table_pages(size), &addr) ? NULL : (void *)addr;
 }
 
 void tag_store_table_free(struct vmem_tag_store *s, void *p, size_t size)
@@ -184,7 +198,7 @@ void tag_store_table_free(struct vmem_tag_store *s, void *p, size_t size)
 	size = table_pages(size);
 	/* Free tables read as zeros when they are taken again. */
 	madvise(p, size, MADV_DONTNEED);
-	vmem_free(s->meta, (uint64_t)p, size);
+	vmem_xfree(s->meta, (uint64_t)p, size);
 }
 
 static int meta_create(struct vmem_tag_store *s)

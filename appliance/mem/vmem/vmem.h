@@ -26,8 +26,9 @@ struct vmem_tag_store;
  * power-of-two list in which all fit: constant time. Sizes that a quantum cache serves ignore it.
  */
 #define VMEM_BEST_FIT 1u /* the smallest that fits: least waste, searches one list */
-#define VMEM_NEXT_FIT 2u /* the next after the last one: an integer is reused as late as possible \
-			  */
+#define VMEM_NEXT_FIT                                                               \
+	2u /* the next after the last one: an integer is reused as late as possible \
+	    */
 
 /**
  * Brings @size or more contiguous integers into an arena: 0, *@ret_addr; or -errno. Called without

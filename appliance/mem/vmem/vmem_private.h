@@ -2,6 +2,8 @@
 /* What the files of vmem share. The theory stands at the head of arena.c. */
 #pragma once
 
+#include <stdatomic.h>
+
 #include "base/list.h"
 #include "base/lock.h"
 #include "mem/vmem/vmem.h"
@@ -74,8 +76,7 @@ struct depot {
 	uint32_t window_visits, window_contended;
 	uint64_t visits, contended;
 	uint64_t bytes; /* of all magazines of this class, wherever they are */
-	/* under the lock of the threads: counts of threads that ended */
-	uint64_t past_allocs, past_frees;
+	_Atomic uint64_t past_allocs, past_frees; /* of threads that ended or had no magazines */
 } __attribute__((aligned(64)));
 
 /* One thread's part of one class. Written by its owner; the counts are read by others. */
@@ -85,6 +86,7 @@ struct thread_class {
 };
 struct thread_cache {
 	struct vmem *vm;
+	struct thread_cache *next; /* of those taken from their threads */
 	struct thread_class klass[VMEM_QCACHE_CLASSES];
 } __attribute__((aligned(64)));
 
@@ -221,7 +223,70 @@ int qcache_init(struct vmem *vm);
 /* Empties all magazines of all threads and the depots, and forgets them. */
 void qcache_fini(struct vmem *vm);
 void qcache_reap(struct vmem *vm);
+/* A cached size, whatever it takes. */
 int qcache_alloc(struct vmem *vm, uint64_t size, uint64_t *ret_addr);
 void qcache_free(struct vmem *vm, uint64_t addr, uint64_t size);
 /* Adds the quantum caches' counts. */
 void qcache_stats(struct vmem *vm, struct vmem_stats *st, uint64_t handed[]);
+
+/* A thread's places, one an arena with quantum caches. */
+struct vmem_thread {
+	struct thread_cache
+		*cache[VMEM_CACHED_ARENAS]; /* owner's; removed under the threads' lock */
+	struct list_node link;		    /* under the threads' lock */
+};
+extern _Thread_local struct vmem_thread *vmem_self;
+
+/* The calling thread's part of the class of @size, or NULL when it has none yet. */
+static inline struct thread_class *qcache_class(const struct vmem *vm, uint64_t size)
+{
+	struct vmem_thread *th = vmem_self;
+	struct thread_cache *tc = LIKELY(th) ? th->cache[vm->id] : NULL;
+
+	return LIKELY(tc) ? &tc->klass[(size - 1) >> vm->quantum_shift] : NULL;
+}
+
+static inline void count_up(_Atomic uint64_t *v)
+{
+	atomic_store_explicit(v, atomic_load_explicit(v, memory_order_relaxed) + 1,
+			      memory_order_relaxed);
+}
+
+/*
+ * What vmem_alloc() and vmem_free() begin with, inline: the loaded magazine or nothing. True: done.
+ */
+static inline bool vmem_try_alloc(const struct vmem *vm, uint64_t size, uint64_t *ret_addr)
+{
+	struct thread_class *c;
+	struct magazine *m;
+
+	if (UNLIKELY(size - 1 >= vm->qcache_max))
+		return false;
+	c = qcache_class(vm, size);
+	if (UNLIKELY(!c))
+		return false;
+	m = c->loaded;
+	if (UNLIKELY(!m->rounds))
+		return false;
+	*ret_addr = m->round[--m->rounds];
+	count_up(&c->allocs);
+	return true;
+}
+
+static inline bool vmem_try_free(const struct vmem *vm, uint64_t addr, uint64_t size)
+{
+	struct thread_class *c;
+	struct magazine *m;
+
+	if (UNLIKELY(size - 1 >= vm->qcache_max))
+		return false;
+	c = qcache_class(vm, size);
+	if (UNLIKELY(!c))
+		return false;
+	m = c->loaded;
+	if (UNLIKELY(m->rounds == m->cap))
+		return false;
+	m->round[m->rounds++] = addr;
+	count_up(&c->frees);
+	return true;
+}

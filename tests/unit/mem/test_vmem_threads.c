@@ -100,6 +100,9 @@ static void arenas_open(struct vmem_tag_store *store, bool stack)
 	struct vmem_spec spec = {
 		.name = "low", .store = store, .size = INTS, .quantum = QUANTUM * 64};
 
+	/* Spans of the upper arena then come from magazines of the lower one. */
+	spec.qcache_max = stack ? 16 * spec.quantum : 0;
+
 	assert_int_equal(vmem_create(&spec, &low), 0);
 	spec = (struct vmem_spec){
 		.name = "stress",
