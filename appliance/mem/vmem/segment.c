@@ -4,9 +4,10 @@
  *
  * Free list i holds the free segments of size [2^i, 2^(i+1)); free_map has a bit for each list
  * that is not empty. A request of size s that any segment of list i fits (2^i >= s) is served by
- * the head of the first such list: a bit search and no more - instant fit. Only if there is none,
- * list log2(s) is looked through. An aligned request counts as one of s + align - quantum, which
- * fits wherever the segment starts; other constraints always look.
+ * the head of the first such list: a bit search - instant fit. Before a larger list is opened, a
+ * few of list log2(s) are tried, which keeps large segments whole at a bounded price; only if no
+ * larger list has any is all of it looked through. An aligned request counts as one of s + align -
+ * quantum, which fits wherever the segment starts; other constraints always look.
  *
  * Freeing merges with both neighbours, which are known by the segment list; span tags stand between
  * the segments of different spans and end every merge.
@@ -15,7 +16,8 @@
 
 #include "mem/vmem/vmem_private.h"
 
-#define NO_LIST 64u
+#define NO_LIST	   64u
+#define NEAR_LOOKS 4u
 
 /* --- spare tags --- */
 
@@ -192,6 +194,23 @@ static tag_id find_first(struct vmem *vm, const struct vmem_request *req, uint64
 	return 0;
 }
 
+/*
+ * A few looks into the list of the request's own size, some of whose segments fit: they keep larger
+ * segments whole.
+ */
+static tag_id find_near(struct vmem *vm, const struct vmem_request *req, uint64_t *ret_start)
+{
+	tag_id id = vm->free_list[log2_floor(req->size)];
+
+	for (unsigned n = 0; id && n < NEAR_LOOKS; n++) {
+		vm->count.looks++;
+		if (segment_fit(vm, id, req, 0, ret_start))
+			return id;
+		id = tag_at(vm, id)->free.next;
+	}
+	return 0;
+}
+
 /* The first list with any that fits has the smallest that fits. */
 static tag_id find_best(struct vmem *vm, const struct vmem_request *req, uint64_t *ret_start)
 {
@@ -250,8 +269,11 @@ tag_id segment_find(struct vmem *vm, const struct vmem_request *req, unsigned fl
 		return find_best(vm, req, ret_start);
 	i = sure_list(vm, req);
 	if (i != NO_LIST) {
-		tag_id id = vm->free_list[i];
+		tag_id id = i > log2_floor(req->size) ? find_near(vm, req, ret_start) : 0;
 
+		if (id)
+			return id;
+		id = vm->free_list[i];
 		*ret_start = align_up(tag_at(vm, id)->start, req->align, req->phase);
 		return id;
 	}

@@ -23,8 +23,7 @@
 
 #define PAGE	   4096u
 #define CHUNK_MIN  (64u << 10)
-#define CHUNK_MAX  HUGE
-#define HUGE	   (2u << 20)
+#define CHUNK_MAX  (2u << 20)
 #define META_SPARE 64u
 
 struct vmem_tag_store {
@@ -87,27 +86,19 @@ static int pages_open(void *p, size_t size)
 	return mprotect(p, size, PROT_READ | PROT_WRITE) < 0 ? -ENOMEM : 0;
 }
 
-/*
- * Takes accessible pages. From HUGE bytes up they are huge ones where the system has them: a walk
- * over many tags misses the TLB at each step otherwise.
- */
+/* Takes accessible pages. */
 static int range_take(struct vmem_tag_store *s, size_t bytes, uint64_t *ret_addr)
 {
-	bool huge = bytes >= HUGE;
 	uint64_t addr;
-	int r = vmem_xalloc(s->meta,
-			    &(struct vmem_request){.size = bytes, .align = huge ? HUGE : PAGE}, 0,
-			    &addr);
+	int r = vmem_alloc(s->meta, bytes, 0, &addr);
 
 	if (r)
 		return r;
 	r = pages_open((void *)addr, bytes);
 	if (r) {
-		vmem_xfree(s->meta, addr, bytes);
+		vmem_free(s->meta, addr, bytes);
 		return r;
 	}
-	if (huge)
-		madvise((void *)addr, bytes, MADV_HUGEPAGE);
 	*ret_addr = addr;
 	return 0;
 }
@@ -198,7 +189,7 @@ void tag_store_table_free(struct vmem_tag_store *s, void *p, size_t size)
 	size = table_pages(size);
 	/* Free tables read as zeros when they are taken again. */
 	madvise(p, size, MADV_DONTNEED);
-	vmem_xfree(s->meta, (uint64_t)p, size);
+	vmem_free(s->meta, (uint64_t)p, size);
 }
 
 static int meta_create(struct vmem_tag_store *s)
