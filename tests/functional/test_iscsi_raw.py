@@ -3,6 +3,7 @@
 import concurrent.futures
 import os
 import pathlib
+import random
 import re
 import signal
 import subprocess
@@ -44,6 +45,7 @@ class Serve:
         got = []
         for line in self.proc.stdout:
             if line.startswith("sessions"):
+                self.waiting = int(line.split()[3])
                 return got
             got.append(line)
 
@@ -51,6 +53,16 @@ class Serve:
         end = time.monotonic() + 10 * SLOW
         while len(self.sessions()) != n:
             assert time.monotonic() < end, self.sessions()
+            time.sleep(0.01)
+
+    def wait_connections(self, n):
+        """Until so many connections have yet to log in."""
+        end = time.monotonic() + 10 * SLOW
+        while True:
+            self.sessions()
+            if self.waiting == n:
+                return
+            assert time.monotonic() < end, self.waiting
             time.sleep(0.01)
 
     def connect(self):
@@ -536,6 +548,119 @@ def test_abort_of_a_number_that_never_came(serve):
     assert r.wait(r.command(bytes(6))).status == 0
 
 
+def test_abort_of_a_task_in_every_phase_of_its_data(serve):
+    """Waiting for memory, for unsolicited data, for its turn: no response, late data dropped, memory given back."""
+    s = serve("-o", "max_out_bytes=65536")
+    r = s.session(SPEED)
+    waits_data = r.write(0, bytes(65536))
+    r2t = r.recv()
+    assert r2t.op == R2T
+    waits_memory = r.write(128, bytes(65536))
+    unsolicited = r.write(256, b"u" * 65536, data=b"u" * 4096, final=False)
+    early = r.command(write10(384, 128), 65536, WRITE, data=b"e" * 4096, final=False, cmdsn=r.cmdsn + 1)
+    for itt in (waits_memory, unsolicited, waits_data):
+        p = r.wait(r.tmf(1, ref=itt, refsn=r.cmdsn))
+        assert p.response == 0 and not p.others
+    late = r.tmf(1, ref=early, refsn=r.cmdsn + 1)
+    assert r.silent(0.2)  # it ends when its turn has come
+    r.data_out(unsolicited, NONE, 0, 4096, b"u" * 4096)
+    r.data_out(early, NONE, 0, 4096, b"e" * 4096)
+    r.data_out(waits_data, r2t.ttt, 0, 0, b"d" * 65536)
+    nop = r.nop(imm=False)
+    assert [r.recv().itt, r.recv().itt] == [nop, late]
+    r.cmdsn += 1
+    assert r.read(0, 512).all == bytes(512 * 512)
+    whole = os.urandom(65536)  # the share is free again: the R2T comes at once
+    itt = r.write(0, whole)
+    r2t = r.recv()
+    r.data_out(itt, r2t.ttt, 0, 0, whole)
+    assert r.wait(itt).status == 0 and r.read(0, 128).all == whole
+
+
+def test_aborts_resets_and_drops_under_load(serve):
+    """Sessions on one LUN that write, abort, reset and vanish. After a response to an abort nothing more comes of it."""
+    s = serve("-r", "4", "-m", "4194304")
+
+    def enter(isid=None):
+        r = s.connect()
+        r.isid = isid or r.isid
+        assert r.login(IQN, SPEED).login_status == 0
+        return r
+
+    def storm(n):
+        rnd = random.Random(n)
+        r, doomed, done = enter(), set(), 0
+        pending, funcs = {}, {}
+        while done < 150:
+            try:
+                op = rnd.randrange(20)
+                size = rnd.choice([512, 4096, 65536, 300000 // 512 * 512])
+                lba = rnd.randrange(0, 4096)
+                if op < 7:
+                    pending[r.write(lba, bytes(size), data=bytes(min(size, rnd.choice([0, 512, 8192]))))] = r.cmdsn - 1
+                elif op < 12:
+                    pending[r.command(read10(lba, size // 512), size, READ)] = r.cmdsn - 1
+                elif op < 14 and pending:
+                    ref = rnd.choice(list(pending))
+                    funcs[r.tmf(1, ref=ref, refsn=pending[ref])] = ref
+                elif op == 14:
+                    funcs[r.tmf(rnd.choice([2, 5]))] = None
+                elif op == 15:
+                    if rnd.randrange(2):
+                        old, r = r, enter(r.isid)  # in the middle of all
+                        old.close()
+                    else:
+                        r.close()
+                        r = enter()
+                    pending, funcs, doomed = {}, {}, set()
+                    done += 1
+                while len(pending) + len(funcs) > 12:
+                    p = r.recv()
+                    if p.op == R2T and p.itt not in doomed:
+                        if rnd.randrange(8):
+                            data = bytes(p.resid)
+                            for sn, off in enumerate(range(0, p.resid, 65536)):
+                                r.data_out(p.itt, p.ttt, sn, p.offset + off, data[off:off + 65536],
+                                           final=off + 65536 >= p.resid)
+                        else:
+                            funcs[r.tmf(1, ref=p.itt, refsn=pending.get(p.itt, 0))] = p.itt
+                    elif p.op == TMF_RSP:
+                        ref = funcs.pop(p.itt)
+                        assert p.response in (0, 1)
+                        if p.response == 0 and ref is not None:
+                            doomed.add(ref)
+                            pending.pop(ref, None)
+                        elif ref is None:  # all there were, but for what has come since
+                            for itt in [i for i in pending if i < p.itt]:
+                                doomed.add(itt)
+                                del pending[itt]
+                    elif p.op == RSP or (p.op == DATA_IN and p.flags & 1):
+                        assert p.itt not in doomed, f"an answer of aborted {p.itt}: {p}"
+                        assert p.status in (0, 2, 0x28, 0x40)
+                        pending.pop(p.itt, None)
+                    elif p.op == DATA_IN:
+                        assert p.itt not in doomed
+                    done += p.op == TMF_RSP
+                    # other sessions' resets take tasks without a word (TAS is 0): their aborts find none
+                    if p.op == TMF_RSP and p.response == 1 and ref is not None:
+                        pending.pop(ref, None)
+                    if len(pending) > 10 and not funcs:
+                        ref = next(iter(pending))
+                        funcs[r.tmf(1, ref=ref, refsn=pending[ref])] = ref
+            except (Closed, OSError):
+                raise AssertionError("the target closed")
+        r.close()
+
+    with concurrent.futures.ThreadPoolExecutor(6) as pool:
+        for job in [pool.submit(storm, n) for n in range(6)]:
+            job.result()
+    s.wait_sessions(0)
+    last = s.session(SPEED)
+    assert last.wait(last.tmf(5)).response == 0
+    last.ready()
+    assert last.read(0, 8).all == bytes(4096)
+
+
 @pytest.mark.parametrize("fn", [2, 4, 5, 6])
 def test_aborts_of_sets(serve, fn):
     s = serve()
@@ -723,6 +848,52 @@ def test_shutdown_does_not_wait_for_the_deaf(serve):
     s.stop()
     assert time.monotonic() - begun < 8 * SLOW
     assert [p.bhs[36] for p in r.closed()] == [1, 2]
+
+
+def test_connections_that_come_and_go_leave_nothing(serve):
+    """In every phase of a connection: what they held is given back."""
+    s = serve("-o", "max_unauth_address=64")
+    proc = pathlib.Path(f"/proc/{s.proc.pid}")
+
+    def come_and_go(n):
+        for i in range(n):
+            r = s.connect()
+            if i % 4 == 1:
+                r.s.sendall(b"\x43" + os.urandom(30))
+            elif i % 4 == 2:
+                r.login(IQN, SPEED, csg=0, nsg=1)
+            elif i % 4 == 3:
+                r.login(IQN, SPEED)
+                r.write(0, bytes(65536), data=bytes(8192))
+                r.command(read10(0, 128), 65536, READ)
+                r.text(text([("SendTargets", "")]), flags=0)
+            r.close()
+        s.wait_sessions(0)
+        s.wait_connections(0)
+
+    def held():
+        rss = int(re.search(r"VmRSS:\s+(\d+)", (proc / "status").read_text()).group(1))
+        return len(os.listdir(proc / "fd")), rss
+
+    come_and_go(100)
+    before = held()
+    come_and_go(400)
+    after = held()
+    assert after[0] == before[0]
+    assert SLOW > 1 or after[1] - before[1] < 1024, (before, after)  # KiB; sanitizers keep what was freed
+
+
+def test_a_limit_on_connections_of_an_address(serve):
+    s = serve("-o", "max_unauth_address=3")
+    waiting = [s.connect() for _ in range(3)]
+    s.wait_connections(3)
+    assert s.connect().closed() == []
+    assert waiting[0].login(IQN).login_status == 0  # does not count any more
+    late = s.connect()
+    assert late.login(IQN).login_status == 0
+    waiting[1].close()
+    waiting[2].close()
+    s.wait_connections(0)
 
 
 def test_a_session_limit(serve):

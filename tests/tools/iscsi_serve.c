@@ -99,6 +99,7 @@ static void add_lun(struct scsi_target *target, unsigned number, const char *pat
 static void list_sessions(struct iscsi_server *srv, bool drop)
 {
 	_cleanup_free_ struct iscsi_session_info *infos = NULL;
+	unsigned sessions, waiting;
 	size_t n = 0;
 
 	if (iscsi_server_list_sessions(srv, &infos, &n) < 0)
@@ -114,7 +115,8 @@ static void list_sessions(struct iscsi_server *srv, bool drop)
 		       (unsigned long long)infos[i].read_bytes,
 		       (unsigned long long)infos[i].write_bytes);
 	}
-	printf("sessions %zu\n", n);
+	iscsi_server_gauges(srv, &sessions, &waiting);
+	printf("sessions %u waiting %u\n", sessions, waiting);
 	fflush(stdout);
 }
 
