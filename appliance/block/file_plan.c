@@ -112,6 +112,10 @@ int file_plan_result(struct file_store *f, struct block_io *io, int res)
 			io->step = FILE_STEP_START;
 		return 0;
 	}
+	/* A limit on the size of files (RLIMIT_FSIZE, the file system's own) that the store's size
+	 * is beyond: to whoever writes there is no room. */
+	if (res == -EFBIG)
+		res = -ENOSPC;
 	switch ((enum file_step)io->step) {
 	case FILE_STEP_FALLOCATE:
 		return file_range_result(f, io, res);

@@ -78,6 +78,7 @@ void run_prepare_signals(void)
 	sigset_t set = our_signals();
 
 	signal(SIGPIPE, SIG_IGN);
+	signal(SIGXFSZ, SIG_IGN); /* a file that may not grow is one LUN's error, not our end */
 	pthread_sigmask(SIG_BLOCK, &set, NULL);
 }
 
