@@ -563,7 +563,7 @@ static int start_iscsi(struct appliance *app, const struct config *cfg, struct r
 	if (chap->mutual)
 		self = (struct iscsi_chap_user){chap->mutual->user, chap->mutual->secret};
 	return iscsi_server_set_discovery_auth(app->iscsi, users, chap->users_count,
-					       chap->mutual ? &self : NULL, why);
+					       chap->mutual ? &self : NULL, chap->algorithms, why);
 }
 
 static void nbd_is_ready(void *ctx)

@@ -363,6 +363,7 @@ static int fill_server_config(struct server_config *sc, const struct config_targ
 			(struct iscsi_chap_user){d->chap->users[i].user, d->chap->users[i].secret};
 	sc->cfg.users = sc->users;
 	sc->cfg.n_users = d->chap->users_count;
+	sc->cfg.algorithms = d->chap->algorithms;
 	if (d->chap->mutual) {
 		sc->self = (struct iscsi_chap_user){d->chap->mutual->user, d->chap->mutual->secret};
 		sc->cfg.self = &sc->self;

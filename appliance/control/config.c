@@ -20,6 +20,7 @@
 #include "base/file.h"
 #include "control/config_lines.h"
 #include "control/config_private.h"
+#include "front/iscsi/iscsi.h"
 
 #define OPT	CYAML_FLAG_OPTIONAL
 #define OPT_PTR (CYAML_FLAG_OPTIONAL | CYAML_FLAG_POINTER)
@@ -41,6 +42,10 @@ static const cyaml_strval_t levels[] = {{"error", LOG_LEVEL_ERROR},
 					{"warn", LOG_LEVEL_WARN},
 					{"info", LOG_LEVEL_INFO},
 					{"debug", LOG_LEVEL_DEBUG}};
+static const cyaml_strval_t algorithms[] = {{"md5", ISCSI_CHAP_ALLOW_MD5},
+					    {"sha1", ISCSI_CHAP_ALLOW_SHA1},
+					    {"sha256", ISCSI_CHAP_ALLOW_SHA256},
+					    {"sha3-256", ISCSI_CHAP_ALLOW_SHA3_256}};
 static const cyaml_strval_t tls_modes[] = {
 	{"off", CONFIG_TLS_OFF}, {"on", CONFIG_TLS_ON}, {"require", CONFIG_TLS_REQUIRE}};
 
@@ -72,6 +77,8 @@ static const cyaml_schema_value_t user_value = {
 static const cyaml_schema_field_t chap_fields[] = {
 	LIST("users", config_chap, users, &user_value),
 	CYAML_FIELD_MAPPING_PTR("mutual", OPT_PTR, struct config_chap, mutual, user_fields),
+	CYAML_FIELD_FLAGS("algorithms", OPT | CYAML_FLAG_STRICT, struct config_chap, algorithms,
+			  algorithms, 4),
 	CYAML_FIELD_END};
 
 static const cyaml_schema_field_t target_fields[] = {

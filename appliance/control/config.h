@@ -45,6 +45,7 @@ struct config_chap {
 	struct config_user *users;
 	unsigned users_count;
 	struct config_user *mutual; /* may be NULL */
+	unsigned algorithms;	    /* ISCSI_CHAP_ALLOW_*; 0: all */
 };
 
 struct config_map {

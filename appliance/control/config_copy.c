@@ -81,6 +81,7 @@ static struct config_chap *copy_chap(const struct config_chap *from)
 	if (!to)
 		return NULL;
 	to->users_count = from->users_count;
+	to->algorithms = from->algorithms;
 	to->users = calloc(from->users_count + 1, sizeof(*to->users));
 	for (unsigned i = 0; to->users && i < to->users_count; i++)
 		ok = copy_user(&to->users[i], &from->users[i]) && ok;

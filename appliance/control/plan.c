@@ -224,7 +224,8 @@ static bool same_chap(const struct config_chap *a, const struct config_chap *b)
 {
 	if (!a || !b)
 		return a == b;
-	if (a->users_count != b->users_count || !same_user(a->mutual, b->mutual))
+	if (a->users_count != b->users_count || !same_user(a->mutual, b->mutual) ||
+	    a->algorithms != b->algorithms)
 		return false;
 	for (unsigned i = 0; i < a->users_count; i++)
 		if (!same_user(&a->users[i], &b->users[i]))

@@ -109,6 +109,24 @@ def test_luns_that_come_and_go_reach_open_sessions(ebbd, disk):
     assert capacity(r, 1) == 4 << 20
 
 
+def test_chap_algorithms_are_the_files_to_choose(ebbd, disk):
+    def declare(chosen):
+        ebbd.declare(f"[{{name: a, path: {path}}}]",
+                     extra=f"  targets:\n  - iqn: {IQN}a\n    luns: [a]\n    chap:\n      algorithms: {chosen}\n"
+                           "      users: [{user: me, secret: secret-of-mine}]\n")
+
+    def status(alg):
+        return Raw(ebbd.iscsi_port).chap(IQN + "a", "me", "secret-of-mine", alg).login_status
+
+    path = disk("16M")
+    declare("[sha256, sha3-256]")
+    ebbd.start()
+    assert [status(alg) for alg in (5, 6, 7, 8)] == [0x0201, 0x0201, 0, 0]
+    declare("[md5]")  # with no restart
+    ebbd.cli("apply")
+    assert [status(alg) for alg in (5, 6, 7, 8)] == [0, 0x0201, 0x0201, 0x0201]
+
+
 # --- the medium ---
 
 

@@ -220,7 +220,7 @@ int main(int argc, char **argv)
 	if (iscsi_server_add_target(srv, &cfg, &why) < 0)
 		die("target", &why);
 	if (has_discovery &&
-	    iscsi_server_set_discovery_auth(srv, &discovery, 1, cfg.self, &why) < 0)
+	    iscsi_server_set_discovery_auth(srv, &discovery, 1, cfg.self, 0, &why) < 0)
 		die("discovery", &why);
 	for (unsigned i = 0; i < (n_portals ? n_portals : 1); i++) {
 		if (iscsi_server_add_portal(srv, portals[i], bound, &why) < 0)

@@ -19,7 +19,7 @@
 
 #include "front/iscsi/text.h"
 
-enum iscsi_chap_algorithm iscsi_chap_choose(const char *list)
+enum iscsi_chap_algorithm iscsi_chap_choose(const char *list, unsigned allowed)
 {
 	const char *item;
 	char digits[4];
@@ -32,7 +32,7 @@ enum iscsi_chap_algorithm iscsi_chap_choose(const char *list)
 		memcpy(digits, item, len);
 		digits[len] = '\0';
 		if (iscsi_text_number(digits, &n) == 0 && n >= ISCSI_CHAP_MD5 &&
-		    n <= ISCSI_CHAP_SHA3_256)
+		    n <= ISCSI_CHAP_SHA3_256 && (!allowed || allowed >> n & 1))
 			return (enum iscsi_chap_algorithm)n;
 	}
 	return ISCSI_CHAP_NONE;

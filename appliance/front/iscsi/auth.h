@@ -25,8 +25,11 @@ struct iscsi_chap {
 	uint8_t challenge[ISCSI_CHAP_CHALLENGE_LEN];
 };
 
-/** The first algorithm of the initiator's list that we have, or ISCSI_CHAP_NONE. */
-enum iscsi_chap_algorithm iscsi_chap_choose(const char *list);
+/**
+ * The first algorithm of the initiator's list that we have and that @allowed names (1 << each; 0:
+ * all), or ISCSI_CHAP_NONE. The initiator's order decides (RFC 7143 6.2.1, 12.1.3).
+ */
+enum iscsi_chap_algorithm iscsi_chap_choose(const char *list, unsigned allowed);
 /** Draws identifier and challenge. -errno when there is no randomness. */
 int iscsi_chap_start(struct iscsi_chap *c, enum iscsi_chap_algorithm algorithm);
 /** H(id, secret, challenge) to @ret_digest; returns its length. */

@@ -81,6 +81,12 @@ struct iscsi_chap_user {
 	const char *secret; /* ISCSI_SECRET_MIN..ISCSI_SECRET_MAX bytes */
 };
 
+/** Algorithms of CHAP, by their numbers (RFC 7143 12.1.3 and IANA). */
+#define ISCSI_CHAP_ALLOW_MD5	  (1u << 5)
+#define ISCSI_CHAP_ALLOW_SHA1	  (1u << 6)
+#define ISCSI_CHAP_ALLOW_SHA256	  (1u << 7)
+#define ISCSI_CHAP_ALLOW_SHA3_256 (1u << 8)
+
 /** Everything is copied; the scsi_target gets a reference. */
 struct iscsi_target_config {
 	const char *name;	  /* "iqn.…", "eui.…" or "naa.…"; see iscsi_name_check() */
@@ -96,6 +102,7 @@ struct iscsi_target_config {
 	/* Mutual CHAP: how we answer when the initiator challenges us. NULL: login is then refused.
 	 */
 	const struct iscsi_chap_user *self;
+	unsigned algorithms; /* ISCSI_CHAP_ALLOW_*; 0: all. Others are not agreed to. */
 	bool require_header_digest, require_data_digest;
 };
 
@@ -120,10 +127,10 @@ int iscsi_server_remove_target(struct iscsi_server *srv, const char *name);
 unsigned iscsi_server_target_sessions(struct iscsi_server *srv, const char *name);
 
 /** Who may use discovery sessions. @users none: everybody (what they see is filtered by the ACLs).
- */
+ * @algorithms: as in iscsi_target_config. */
 int iscsi_server_set_discovery_auth(struct iscsi_server *srv, const struct iscsi_chap_user *users,
 				    size_t n_users, const struct iscsi_chap_user *self,
-				    struct reason *why);
+				    unsigned algorithms, struct reason *why);
 
 /* --- sessions --- */
 

@@ -51,6 +51,7 @@ struct iscsi_access {
 	struct iscsi_user *users;
 	size_t n_users;
 	struct iscsi_user self; /* name NULL: none */
+	unsigned algorithms;	/* ISCSI_CHAP_ALLOW_*; 0: all */
 	bool require_header_digest, require_data_digest;
 };
 

@@ -169,7 +169,7 @@ static int choose_method(struct iscsi_login *l, const char *list, struct iscsi_t
 
 static int challenge(struct iscsi_login *l, const char *list, struct iscsi_text_out *out)
 {
-	enum iscsi_chap_algorithm algorithm = iscsi_chap_choose(list);
+	enum iscsi_chap_algorithm algorithm = iscsi_chap_choose(list, l->access->algorithms);
 
 	if (algorithm == ISCSI_CHAP_NONE)
 		return ISCSI_LOGIN_AUTH_FAILED;

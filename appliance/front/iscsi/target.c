@@ -188,6 +188,7 @@ static int make_access(const struct iscsi_target_config *cfg, struct iscsi_acces
 	atomic_init(&a->refs, 1);
 	a->require_header_digest = cfg->require_header_digest;
 	a->require_data_digest = cfg->require_data_digest;
+	a->algorithms = cfg->algorithms;
 	r = copy_users(a, cfg->users, cfg->n_users, cfg->self, why);
 	if (r < 0)
 		goto fail;
@@ -367,9 +368,10 @@ unsigned iscsi_server_target_sessions(struct iscsi_server *srv, const char *name
 
 int iscsi_server_set_discovery_auth(struct iscsi_server *srv, const struct iscsi_chap_user *users,
 				    size_t n_users, const struct iscsi_chap_user *self,
-				    struct reason *why)
+				    unsigned algorithms, struct reason *why)
 {
-	struct iscsi_target_config cfg = {.users = users, .n_users = n_users, .self = self};
+	struct iscsi_target_config cfg = {
+		.users = users, .n_users = n_users, .self = self, .algorithms = algorithms};
 	struct iscsi_access *a, *old;
 	int r = make_access(&cfg, &a, why);
 
@@ -517,7 +519,7 @@ int iscsi_server_create(const struct iscsi_server_options *opt, struct iscsi_ser
 	list_init(&srv->portals);
 	list_init(&srv->targets);
 	list_init(&srv->conns);
-	if (iscsi_server_set_discovery_auth(srv, NULL, 0, NULL, NULL) < 0) {
+	if (iscsi_server_set_discovery_auth(srv, NULL, 0, NULL, 0, NULL) < 0) {
 		iscsi_server_destroy(srv);
 		return -ENOMEM;
 	}

@@ -12,6 +12,7 @@
 
 #include "control/config.h"
 #include "control/config_lines.h"
+#include "front/iscsi/iscsi.h"
 
 static struct config *load(const char *text)
 {
@@ -55,6 +56,7 @@ static const char whole[] = "threads: 4\n"
 			    "  limits: {queue_depth: 64, login_timeout: 5}\n"
 			    "  discovery_chap:\n"
 			    "    users: [{user: d, secret: 123456789012}]\n"
+			    "    algorithms: [sha3-256, sha256]\n"
 			    "  targets:\n"
 			    "    - iqn: iqn.2026-11.local.ebb:t\n"
 			    "      alias: tea\n"
@@ -88,6 +90,8 @@ static void test_every_key_arrives(void **state)
 	assert_int_equal(c->iscsi.portals_count, 2);
 	assert_int_equal(c->iscsi.limits.queue_depth, 64);
 	assert_string_equal(c->iscsi.discovery_chap->users[0].user, "d");
+	assert_int_equal(c->iscsi.discovery_chap->algorithms,
+			 ISCSI_CHAP_ALLOW_SHA256 | ISCSI_CHAP_ALLOW_SHA3_256);
 	assert_int_equal(t->luns_count, 2);
 	assert_int_equal(t->map[0].number, 0);
 	assert_string_equal(t->map[0].name, "a");
@@ -206,6 +210,10 @@ static void test_targets_are_checked_where_they_stand(void **state)
 		       "      users: [{user: u, secret: 123456789012}]\n"
 		       "      mutual: {user: u, secret: 123456789012}\n",
 		       "f:6: iscsi.targets[0].chap.mutual.secret: ");
+	assert_refused("iscsi:\n  targets:\n  - iqn: iqn.2026-11.x:a\n    chap:\n"
+		       "      algorithms: [sha256, crc32]\n"
+		       "      users: [{user: u, secret: 123456789012}]\n",
+		       "f:5: iscsi.targets[0].chap.algorithms");
 	assert_refused("iscsi:\n  targets:\n  - iqn: iqn.2026-11.x:a\n    chap:\n"
 		       "      users: [{user: u, secret_file: /nonexistent/s}]\n",
 		       "f:5: iscsi.targets[0].chap.users[0].secret_file: /nonexistent/s: No such");

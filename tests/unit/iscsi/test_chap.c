@@ -6,6 +6,7 @@
 #include <cmocka.h>
 
 #include "front/iscsi/auth.h"
+#include "front/iscsi/iscsi.h"
 #include "front/iscsi/text.h"
 
 /* H(0xa7, "correct horse battery", 1..24), as Python's hashlib says. */
@@ -70,12 +71,22 @@ static void challenges_differ_and_reflections_are_seen(void **state)
 
 static void the_first_known_algorithm_is_chosen(void **state)
 {
-	assert_int_equal(iscsi_chap_choose("7,5"), ISCSI_CHAP_SHA256);
-	assert_int_equal(iscsi_chap_choose("99,,4,6,8"), ISCSI_CHAP_SHA1);
-	assert_int_equal(iscsi_chap_choose("0x8"), ISCSI_CHAP_SHA3_256);
-	assert_int_equal(iscsi_chap_choose("5 "), ISCSI_CHAP_NONE);
-	assert_int_equal(iscsi_chap_choose("55,66666"), ISCSI_CHAP_NONE);
-	assert_int_equal(iscsi_chap_choose(""), ISCSI_CHAP_NONE);
+	assert_int_equal(iscsi_chap_choose("7,5", 0), ISCSI_CHAP_SHA256);
+	assert_int_equal(iscsi_chap_choose("99,,4,6,8", 0), ISCSI_CHAP_SHA1);
+	assert_int_equal(iscsi_chap_choose("0x8", 0), ISCSI_CHAP_SHA3_256);
+	assert_int_equal(iscsi_chap_choose("5 ", 0), ISCSI_CHAP_NONE);
+	assert_int_equal(iscsi_chap_choose("55,66666", 0), ISCSI_CHAP_NONE);
+	assert_int_equal(iscsi_chap_choose("", 0), ISCSI_CHAP_NONE);
+}
+
+static void only_what_is_allowed_is_chosen(void **state)
+{
+	const unsigned strong = ISCSI_CHAP_ALLOW_SHA256 | ISCSI_CHAP_ALLOW_SHA3_256;
+
+	assert_int_equal(iscsi_chap_choose("5,6,7,8", strong), ISCSI_CHAP_SHA256);
+	assert_int_equal(iscsi_chap_choose("5,8,7", strong), ISCSI_CHAP_SHA3_256);
+	assert_int_equal(iscsi_chap_choose("5,6", strong), ISCSI_CHAP_NONE);
+	assert_int_equal(iscsi_chap_choose("8,5", ISCSI_CHAP_ALLOW_MD5), ISCSI_CHAP_MD5);
 }
 
 int main(void)
@@ -85,6 +96,7 @@ int main(void)
 		cmocka_unit_test(only_the_right_response_is_taken),
 		cmocka_unit_test(challenges_differ_and_reflections_are_seen),
 		cmocka_unit_test(the_first_known_algorithm_is_chosen),
+		cmocka_unit_test(only_what_is_allowed_is_chosen),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
