@@ -32,7 +32,6 @@
 #define FDS_OTHER    512
 #define GRACE_MS     5000
 #define NBD_WAIT_S   20
-#define NBD_IN_USE_S 10 /* an orphaned nbdkit listens until its requests have ended */
 #define FLUSHERS     8
 #define LOCK_WAIT_NS (500 * NSEC_PER_MSEC)
 
@@ -581,10 +580,18 @@ static void nbd_has_died(void *ctx, int status, unsigned retry_ms)
 	log_warn("nbd.died", "status=%d retry_ms=%u", status, retry_ms);
 }
 
+static bool nbd_is_attached(void *ctx, pid_t pid)
+{
+	struct appliance *app = ctx;
+
+	return port_server_has_peer(app->port, pid);
+}
+
 /* Starts nbdkit and waits until it serves (or, after a while, goes on without it). */
 static int start_nbd(struct appliance *app, const struct config *cfg, struct reason *why)
 {
-	static const struct nbd_supervisor_ops ops = {.ready = nbd_is_ready, .died = nbd_has_died};
+	static const struct nbd_supervisor_ops ops = {
+		.ready = nbd_is_ready, .died = nbd_has_died, .attached = nbd_is_attached};
 	static const enum nbd_tls tls[] = {NBD_TLS_OFF, NBD_TLS_ON, NBD_TLS_REQUIRE};
 	struct nbd_options opt = {
 		.n_listen = cfg->nbd.listen_count,
@@ -597,19 +604,13 @@ static int start_nbd(struct appliance *app, const struct config *cfg, struct rea
 		.tls_psk = cfg->nbd.tls.psk,
 		.tls_verify_peer = cfg->nbd.tls.verify_peer,
 	};
-	uint64_t end = clock_now_ns() + NBD_IN_USE_S * NSEC_PER_SEC;
 	struct timespec until;
 	int ret;
 
 	for (unsigned i = 0; i < opt.n_listen; i++)
 		opt.listen[i] = cfg->nbd.listen[i];
-	while ((ret = nbd_supervisor_start(reactor_set_get(app->reactors, 0), &opt, &ops, app,
-					   &app->nbd, why)) == -EADDRINUSE &&
-	       clock_now_ns() < end) {
-		struct timespec pause = {.tv_nsec = 20 * NSEC_PER_MSEC};
-
-		nanosleep(&pause, NULL);
-	}
+	ret = nbd_supervisor_start(reactor_set_get(app->reactors, 0), &opt, &ops, app, &app->nbd,
+				   why);
 	if (ret)
 		return ret;
 	clock_gettime(CLOCK_REALTIME, &until);
@@ -646,7 +647,8 @@ static int start_parts(struct appliance *app, struct config *cfg, struct reason 
 	struct reactor_options ropt = {.spin_us = 20, .name = "ebb"};
 	long cores = sysconf(_SC_NPROCESSORS_ONLN);
 	unsigned threads = cfg->threads ? cfg->threads : cores > 0 ? (unsigned)cores : 1;
-	struct port_options popt = {.path = app->port_socket, .gid = (gid_t)-1};
+	/* Clients that come back after a restart must not find that their LUN is not there yet. */
+	struct port_options popt = {.path = app->port_socket, .gid = (gid_t)-1, .held = true};
 	struct plan *done;
 	int ret = reactor_set_start(threads, &ropt, &app->reactors);
 
@@ -670,6 +672,7 @@ static int start_parts(struct appliance *app, struct config *cfg, struct reason 
 	if (!app->lenient)
 		ret = check_whole(done, why);
 	plan_free(done);
+	port_server_release(app->port);
 	if (!ret && cfg->nbd.listen_count)
 		ret = start_nbd(app, cfg, why);
 	return ret;

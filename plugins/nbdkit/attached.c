@@ -6,34 +6,98 @@
  * LUN there is.
  */
 #include <errno.h>
+#include <poll.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <time.h>
+#include <unistd.h>
+
+#define NBDKIT_API_VERSION 2
+#include <nbdkit-plugin.h>
 
 #include "backend.h"
 #include "base/cleanup.h"
+#include "base/clock.h"
 
 static const struct plugin_config *config;
 
-/*
- * With --exit-with-parent nbdkit would end in order once its daemon has gone: wait for every client
- * to leave, keeping the listening sockets that the next daemon wants. Nothing is held here that
- * could be lost - what was acknowledged is the daemon's - so it ends at once instead.
- */
-static void end_with_parent(void)
-{
-	int sig = 0;
+#define WATCH_MIN_MS 20u
+#define WATCH_MAX_MS 250u
 
-	if (prctl(PR_GET_PDEATHSIG, &sig) == 0 && sig)
-		prctl(PR_SET_PDEATHSIG, SIGKILL);
+/* --- a daemon that goes away --- */
+
+static void nap(unsigned ms)
+{
+	struct timespec t = {.tv_sec = ms / 1000, .tv_nsec = ms % 1000 * NSEC_PER_MSEC};
+
+	nanosleep(&t, NULL);
+}
+
+static unsigned retry_ms(void)
+{
+	return config->retry_ms ? config->retry_ms : PORT_DEFAULT_RETRY_MS;
+}
+
+/**
+ * Started by a daemon, we are to outlive it when it is killed, but not for ever: a thread holds a
+ * connection to its port, which tells the next daemon that we have found it, and its end tells us
+ * that there is none. When none returns for as long as requests wait, all requests have failed, and
+ * we end at once: nbdkit's orderly end would wait for clients that are idle.
+ */
+static void *watch_main(void *arg)
+{
+	uint64_t deadline = clock_now_ns() + retry_ms() * NSEC_PER_MSEC;
+	unsigned backoff = WATCH_MIN_MS;
+	int sock;
+
+	for (;;) {
+		if (port_client_watch(config->socket, &sock) == 0) {
+			struct pollfd p = {.fd = sock, .events = POLLIN};
+
+			/* The daemon says nothing here, so any event is its end. */
+			while (poll(&p, 1, -1) < 0 && errno == EINTR)
+				;
+			close(sock);
+			deadline = clock_now_ns() + retry_ms() * NSEC_PER_MSEC;
+			backoff = WATCH_MIN_MS;
+		} else if (clock_now_ns() >= deadline) {
+			nbdkit_error("no daemon for %u s: ending", retry_ms() / 1000);
+			_exit(EXIT_FAILURE);
+		}
+		nap(backoff);
+		backoff = backoff * 2 < WATCH_MAX_MS ? backoff * 2 : WATCH_MAX_MS;
+	}
+	return NULL;
 }
 
 static int attached_start(const struct plugin_config *cfg, struct reason *why)
 {
-	end_with_parent();
 	/* The daemon need not be there yet: a LUN is looked for when a client connects. */
 	config = cfg;
+	/* nbdkit wants to end with its parent when its sockets come from there. */
+	if (cfg->supervised)
+		prctl(PR_SET_PDEATHSIG, 0);
+	return 0;
+}
+
+static int attached_forked(struct reason *why)
+{
+	pthread_t watcher;
+	sigset_t all, old;
+	int err;
+
+	if (!config->supervised)
+		return 0;
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &old);
+	err = pthread_create(&watcher, NULL, watch_main, NULL);
+	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	if (err)
+		return reason_set(why, err, "cannot start a thread: %s", strerror(err));
+	pthread_detach(watcher);
 	return 0;
 }
 
@@ -41,10 +105,38 @@ static void attached_stop(void)
 {
 }
 
+/* --- exports --- */
+
+/*
+ * A client that comes while there is no daemon waits for it, for a while: a daemon that is started
+ * again is back in a moment.
+ */
+#define OPEN_WAIT_MS 30000u
+
+static uint64_t patience(void)
+{
+	unsigned ms = retry_ms() < OPEN_WAIT_MS ? retry_ms() : OPEN_WAIT_MS;
+
+	return clock_now_ns() + ms * NSEC_PER_MSEC;
+}
+
+/** Returns whether @err means that the daemon is not there, after a pause, until @deadline. */
+static bool try_again(int err, uint64_t deadline)
+{
+	if (err != -EHOSTDOWN || clock_now_ns() >= deadline)
+		return false;
+	/* Interrupted when the client or nbdkit ends. */
+	return nbdkit_nanosleep(0, WATCH_MIN_MS * NSEC_PER_MSEC) == 0;
+}
+
 static int attached_list(struct port_export **ret_exports, size_t *ret_n, struct reason *why)
 {
-	int err = port_client_list(config->socket, ret_exports, ret_n, why);
+	uint64_t deadline = patience();
+	int err;
 
+	do
+		err = port_client_list(config->socket, ret_exports, ret_n, why);
+	while (try_again(err, deadline));
 	if (err || !config->lun)
 		return err;
 	for (size_t i = 0; i < *ret_n; i++) {
@@ -94,11 +186,15 @@ static int attached_open(const char *name, bool read_only, void **ret_handle, st
 		.read_only = read_only,
 		.retry_ms = config->retry_ms,
 	};
+	uint64_t deadline = patience();
 	int err = attached_resolve(name, lun, why);
 
 	if (err)
 		return err;
-	return port_client_open(&opt, (struct port_client **)ret_handle, why);
+	do
+		err = port_client_open(&opt, (struct port_client **)ret_handle, why);
+	while (try_again(err, deadline));
+	return err;
 }
 
 static void attached_close(void *handle)
@@ -125,6 +221,7 @@ static int attached_extents(void *handle, uint64_t off, uint64_t len, struct por
 
 const struct backend backend_attached = {
 	.start = attached_start,
+	.forked = attached_forked,
 	.stop = attached_stop,
 	.open = attached_open,
 	.close = attached_close,

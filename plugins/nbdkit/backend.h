@@ -20,6 +20,7 @@ struct plugin_config {
 	char *lun;	/* the only one that is exported, or NULL: any, by export name */
 	char *fallback; /* what the empty export name stands for, or NULL */
 	unsigned retry_ms;
+	bool supervised; /* a daemon has started us: end when none has been there for retry_ms */
 	/* both */
 	bool read_only;
 };
@@ -27,6 +28,8 @@ struct plugin_config {
 struct backend {
 	/* Before nbdkit forks and drops privileges. */
 	int (*start)(const struct plugin_config *cfg, struct reason *why);
+	/* After the fork: threads may be started. */
+	int (*forked)(struct reason *why);
 	void (*stop)(void);
 	/* @name: as the client asked for it. */
 	int (*open)(const char *name, bool read_only, void **ret_handle, struct reason *why);

@@ -36,6 +36,11 @@ static int embedded_start(const struct plugin_config *cfg, struct reason *why)
 	return lun_open(&opt, &the_lun, why);
 }
 
+static int embedded_forked(struct reason *why)
+{
+	return 0;
+}
+
 static void embedded_stop(void)
 {
 	if (the_lun)
@@ -137,6 +142,7 @@ static int embedded_list(struct port_export **ret_exports, size_t *ret_n, struct
 
 const struct backend backend_embedded = {
 	.start = embedded_start,
+	.forked = embedded_forked,
 	.stop = embedded_stop,
 	.open = embedded_open,
 	.close = embedded_close,

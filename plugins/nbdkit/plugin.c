@@ -129,6 +129,8 @@ static int ebb_config(const char *key, const char *value)
 		return config_retry(value);
 	if (strcmp(key, "ro") == 0)
 		return config_bool(&config.read_only, value);
+	if (strcmp(key, "supervised") == 0)
+		return config_bool(&config.supervised, value);
 	if (strcmp(key, "block-size") == 0) {
 		if (strcmp(value, "512") != 0 && strcmp(value, "4096") != 0) {
 			nbdkit_error("block-size: 512 or 4096");
@@ -143,12 +145,13 @@ static int ebb_config(const char *key, const char *value)
 
 static int ebb_config_complete(void)
 {
-	bool attached = config.socket || config.lun || config.fallback || config.retry_ms;
+	bool attached = config.socket || config.lun || config.fallback || config.retry_ms ||
+			config.supervised;
 	bool embedded = config.mode || config.size || config.block_size || config.description;
 
 	if (config.file && attached) {
-		nbdkit_error("file= (the engine in nbdkit) excludes lun=, default=, socket= and "
-			     "retry= (the daemon)");
+		nbdkit_error("file= (the engine in nbdkit) excludes lun=, default=, socket=, "
+			     "retry= and supervised= (the daemon)");
 		return -1;
 	}
 	if (!config.file && embedded) {
@@ -171,6 +174,7 @@ static int ebb_config_complete(void)
 	"default=NAME         The LUN for clients that name none.\n"                          \
 	"socket=PATH          Socket of the daemon (default: " PORT_DEFAULT_SOCKET ").\n"     \
 	"retry=SECONDS        How long requests wait for a daemon that is gone (120).\n"      \
+	"supervised=BOOL      End when there is no daemon for that long (false).\n"           \
 	"Both:\n"                                                                             \
 	"ro[=BOOL]            Read-only."
 
@@ -189,6 +193,17 @@ static int ebb_get_ready(void)
 
 	if (err) {
 		errno = -err;
+		nbdkit_error("%s", why.text);
+		return -1;
+	}
+	return 0;
+}
+
+static int ebb_after_fork(void)
+{
+	struct reason why;
+
+	if (backend->forked(&why)) {
 		nbdkit_error("%s", why.text);
 		return -1;
 	}
@@ -464,6 +479,7 @@ static struct nbdkit_plugin plugin = {
 	.magic_config_key = MAGIC_KEY,
 	.dump_plugin = ebb_dump_plugin,
 	.get_ready = ebb_get_ready,
+	.after_fork = ebb_after_fork,
 	.cleanup = ebb_cleanup,
 	.list_exports = ebb_list_exports,
 	.default_export = ebb_default_export,

@@ -54,6 +54,31 @@ def run(*cmd, timeout=60, check=True, **kw):
     return p
 
 
+def nbdkits_of(folder):
+    """Process ids of nbdkit whose command line names a file in @folder."""
+    found = []
+    for p in pathlib.Path("/proc").glob("[0-9]*"):
+        try:
+            cmd = (p / "cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if cmd[0].rsplit(b"/", 1)[-1] == b"nbdkit" and any(f"{folder}/".encode() in a for a in cmd):
+            found.append(int(p.name))
+    return found
+
+
+@pytest.fixture(autouse=True)
+def no_orphans(request):
+    """nbdkit outlives a daemon that was killed: what a test leaves behind in its own folder is ended."""
+    yield
+    folder = request.node.funcargs.get("tmp_path")
+    for pid in nbdkits_of(folder) if folder else []:
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+
+
 class Ebb:
     """One `ebb serve` in the foreground."""
 

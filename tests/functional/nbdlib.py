@@ -73,7 +73,8 @@ class PortServer:
     """tests/tools/port_serve: the port, and nbdkit's supervisor when asked to."""
 
     def __init__(self, folder, *luns, nbd=(), env=None):
-        self.socket = pathlib.Path(folder) / "port.sock"
+        self.folder = pathlib.Path(folder)
+        self.socket = self.folder / "port.sock"
         self.log = open(pathlib.Path(folder) / "port_serve.log", "a+")
         self.cmd = [str(BUILD / "tests/tools/port_serve"), str(self.socket)]
         for address in nbd:

@@ -1,32 +1,20 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Killed at any instant - the daemon, nbdkit, both - nothing acknowledged is lost and clients go on."""
 import os
-import pathlib
 import random
 import signal
 import subprocess
 import time
 
+import nbd
 import pytest
 
-from conftest import SLOW, TOOLS, free_port
-
-
-def nbdkits_of(e):
-    """Process ids of nbdkit whose command line or environment names this instance's folder."""
-    found = []
-    for p in pathlib.Path("/proc").glob("[0-9]*"):
-        try:
-            cmd = (p / "cmdline").read_bytes().split(b"\0")
-        except OSError:
-            continue
-        if b"nbdkit" in cmd[0].rsplit(b"/", 1)[-1] and any(str(e.folder).encode() in a for a in cmd):
-            found.append(int(p.name))
-    return found
+from conftest import SLOW, TOOLS, free_port, nbdkits_of
+from nbdlib import Nbdkit
 
 
 def kill_nbdkit(e):
-    for pid in nbdkits_of(e):
+    for pid in nbdkits_of(e.folder):
         try:
             os.kill(pid, signal.SIGKILL)
         except ProcessLookupError:
@@ -68,7 +56,84 @@ def survive(e, kills, seed):
 def test_killed_under_load_loses_nothing(ebb, disk, mode):
     e = ebb(f"{disk('32M')},io={mode}", nbd=f"127.0.0.1:{free_port()}")
     survive(e, 3, seed=3)
-    assert len(nbdkits_of(e)) == 1
+    assert len(nbdkits_of(e.folder)) == 1
+
+
+class Load:
+    """An NBD client that knows nothing of reconnecting: writes and reads at depth, and remembers."""
+
+    BLOCK, BLOCKS, DEPTH = 4096, 4096, 32
+
+    def __init__(self, uri, seed):
+        self.rng = random.Random(seed)
+        self.model, self.flying = {}, {}
+        self.h = nbd.NBD()
+        self.h.connect_uri(uri)
+        self.done = 0
+
+    def start_one(self):
+        i = self.rng.randrange(self.BLOCKS)
+        if i in self.flying:
+            return
+        if self.rng.random() < 0.5 and i in self.model:
+            buf, data = nbd.Buffer(self.BLOCK), None
+            cookie = self.h.aio_pread(buf, i * self.BLOCK)
+        else:
+            data = self.rng.randbytes(self.BLOCK)
+            buf = nbd.Buffer.from_bytearray(bytearray(data))
+            cookie = self.h.aio_pwrite(buf, i * self.BLOCK)
+        self.flying[i] = (cookie, buf, data)
+
+    def reap(self):
+        """An error of a request is an exception of libnbd's."""
+        for i, (cookie, buf, data) in list(self.flying.items()):
+            if not self.h.aio_command_completed(cookie):
+                continue
+            if data is None:
+                assert bytes(buf.to_bytearray()) == self.model[i], f"block {i}"
+            else:
+                self.model[i] = data
+            del self.flying[i]
+            self.done += 1
+
+    def run(self, seconds):
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            while len(self.flying) < self.DEPTH:
+                self.start_one()
+            self.h.poll(20)
+            self.reap()
+
+    def finish(self):
+        while self.flying:
+            self.h.poll(1000)
+            self.reap()
+        self.h.flush()
+        for i, data in self.model.items():
+            assert self.h.pread(self.BLOCK, i * self.BLOCK) == data, f"block {i}"
+        self.h.shutdown()
+
+
+@pytest.mark.parametrize("served", ["supervised", "by hand"])
+def test_killed_daemon_is_no_error_for_a_plain_nbd_client(ebb, disk, tmp_path, served):
+    e = ebb(f"{disk('32M')},name=one", nbd=f"127.0.0.1:{free_port()}")
+    hand = None
+    if served == "by hand":
+        hand = Nbdkit(tmp_path, "lun=one", f"socket={next(e.folder.glob('*port.sock'))}")
+    pids = nbdkits_of(e.folder)
+    load = Load(hand.uri() if hand else e.nbd("one"), 5)
+    for _ in range(3):
+        load.run(0.5 * SLOW)
+        before = load.done
+        e.kill()
+        load.run(0.3)
+        e.start()
+        load.run(0.7 * SLOW)
+        assert load.done > before + Load.DEPTH
+    load.finish()
+    assert nbdkits_of(e.folder) == pids
+    if hand:
+        assert hand.stop() == 0
 
 
 @pytest.mark.soak
@@ -80,6 +145,6 @@ def test_killed_fifty_times(ebb, disk):
 
 def test_stop_leaves_no_process(ebb, disk):
     e = ebb(disk("16M"))
-    assert len(nbdkits_of(e)) == 1
+    assert len(nbdkits_of(e.folder)) == 1
     assert e.stop() == 0
-    assert nbdkits_of(e) == []
+    assert nbdkits_of(e.folder) == []

@@ -4,7 +4,11 @@ import errno
 import json
 import os
 import random
+import re
 import signal
+import socket
+import subprocess
+import threading
 import time
 
 import nbd
@@ -365,15 +369,185 @@ def test_idle_clients_do_not_hold_up_the_end(tmp_path, disk):
     assert time.monotonic() - start < 5 * SLOW
 
 
-def test_nbdkit_ends_with_the_daemon(tmp_path, disk):
+def gone(pid):
+    """Whether the process has ended (one that nobody has waited for yet counts)."""
+    try:
+        with open(f"/proc/{pid}/stat") as f:
+            return f.read().rsplit(")", 1)[1].split()[0] in "ZX"
+    except FileNotFoundError:
+        return True
+
+
+def wait_gone(pid, seconds=10):
+    end = time.monotonic() + seconds * SLOW
+    while not gone(pid):
+        assert time.monotonic() < end, f"process {pid} lives on"
+        time.sleep(0.02)
+
+
+def test_nbdkit_is_ended_by_a_stop(tmp_path, disk):
     p = PortServer(tmp_path, (disk("8M"), "one"), nbd=[f"unix:{tmp_path}/nbd.sock"])
     p.line()
     pid = nbdkit_pid(p)
+    assert p.stop() == 0
+    assert gone(pid)
+    assert not list(tmp_path.glob("port.sock.nbdkit")) and not (tmp_path / "nbd.sock").exists()
+
+
+def test_nbdkit_ends_by_itself_when_no_daemon_returns(tmp_path, disk):
+    p = PortServer(tmp_path, (disk("8M"), "one"), nbd=[f"unix:{tmp_path}/nbd.sock"], env={"PORT_SERVE_RETRY": "1"})
+    p.line()
+    pid = nbdkit_pid(p)
+    h = connect(f"nbd+unix:///one?socket={tmp_path}/nbd.sock")
+    h.pread(512, 0)
     assert p.stop(signal.SIGKILL) == -signal.SIGKILL
-    end = time.monotonic() + 10
-    while os.path.exists(f"/proc/{pid}") and time.monotonic() < end:
-        time.sleep(0.02)
-    assert not os.path.exists(f"/proc/{pid}")
+    wait_gone(pid)
+
+
+def restart(p):
+    """Kills the daemon and starts it again; returns once NBD is served."""
+    p.proc.kill()
+    p.proc.wait()
+    p.start()
+    assert p.line().startswith("nbd ")
+
+
+def test_killed_daemon_is_no_error_for_a_client(supervised):
+    assert supervised.line().startswith("nbd ")
+    pid = nbdkit_pid(supervised)
+    h = connect(supervised.unix)
+    rng = random.Random(11)
+    for round_ in range(3):
+        model, cookies = {}, []
+        for i in range(64):
+            off, data = i * 65536, rng.randbytes(4096)
+            model[off] = data
+            cookies.append(h.aio_pwrite(nbd.Buffer.from_bytearray(bytearray(data)), off))
+            if i == 20:
+                supervised.proc.kill()
+                supervised.proc.wait()
+        late = nbd.NBD()
+        late.aio_connect_unix(f"{supervised.folder}/nbd.sock")  # comes while there is no daemon
+        supervised.start()
+        assert supervised.line().startswith("nbd ")
+        for cookie in cookies:
+            while not h.aio_command_completed(cookie):
+                h.poll(-1)
+        h.flush()
+        for off, data in model.items():
+            assert h.pread(4096, off) == data
+        assert nbdkit_pid(supervised) == pid
+        del late
+    h.shutdown()
+
+
+def test_connection_made_without_a_daemon_waits_for_it(supervised):
+    supervised.line()
+    supervised.proc.kill()
+    supervised.proc.wait()
+    found = []
+    t = threading.Thread(target=lambda: found.append(connect(supervised.unix).get_size()))
+    t.start()
+    t.join(0.5)
+    assert t.is_alive()
+    supervised.start()
+    t.join(20 * SLOW)
+    assert found == [8 * MiB]
+
+
+def test_adopted_nbdkit_is_looked_after(supervised):
+    supervised.line()
+    restart(supervised)
+    pid = nbdkit_pid(supervised)
+    assert "adopted=1" in supervised.command("nbd")
+    os.kill(pid, signal.SIGKILL)
+    assert supervised.line().startswith("nbd ")  # the addresses are bound anew
+    assert nbdkit_pid(supervised) != pid
+    assert "adopted=0" in supervised.command("nbd")
+    connect(supervised.unix).pread(512, 0)
+
+
+def test_other_options_replace_the_nbdkit(tmp_path, disk):
+    p = PortServer(tmp_path, (disk("8M"), "one"), nbd=[f"unix:{tmp_path}/nbd.sock"])
+    p.line()
+    pid = nbdkit_pid(p)
+    p.env["PORT_SERVE_RETRY"] = "77"
+    restart(p)
+    assert gone(pid)
+    assert nbdkit_pid(p) != pid
+    assert "nbd.nbdkit.replaced" in p.stderr()
+    connect(f"nbd+unix:///one?socket={tmp_path}/nbd.sock").pread(512, 0)
+    assert p.stop() == 0
+
+
+def kill_both(p):
+    pid = nbdkit_pid(p)
+    for proc in (p.proc.pid, pid):
+        os.kill(proc, signal.SIGKILL)
+    p.proc.wait()
+    wait_gone(pid)
+    return pid
+
+
+@pytest.mark.parametrize("damage", ["empty", "flipped", "short", "text", "folder"])
+def test_damaged_record_is_ignored_and_said(tmp_path, disk, damage):
+    p = PortServer(tmp_path, (disk("8M"), "one"), nbd=[f"unix:{tmp_path}/nbd.sock"])
+    p.line()
+    kill_both(p)
+    record = tmp_path / "port.sock.nbdkit"
+    good = record.read_bytes()
+    if damage == "folder":
+        record.unlink()
+        record.mkdir()
+    else:
+        record.write_bytes({"empty": b"", "flipped": good.replace(b"pid ", b"pid 1", 1), "short": good[:-8],
+                            "text": b"anything\n" * 1000}[damage])
+    p.start()
+    if damage == "folder":
+        p.proc.kill()
+        p.proc.wait()
+        record.rmdir()
+        p.start()
+    assert p.line().startswith("nbd ")
+    assert "nbd.record" in p.stderr()
+    connect(f"nbd+unix:///one?socket={tmp_path}/nbd.sock").pread(512, 0)
+    assert p.stop() == 0
+
+
+def fnv(data):
+    h = 0xcbf29ce484222325
+    for b in data:
+        h = (h ^ b) * 0x100000001b3 % (1 << 64)
+    return h
+
+
+def test_pid_that_was_used_again_is_left_alone(tmp_path, disk):
+    p = PortServer(tmp_path, (disk("8M"), "one"), nbd=[f"unix:{tmp_path}/nbd.sock"])
+    p.line()
+    kill_both(p)
+    stranger = subprocess.Popen(["sleep", "100"])
+    record = tmp_path / "port.sock.nbdkit"
+    text = record.read_text().split("sum ")[0]
+    text = re.sub(r"(?m)^pid .*", f"pid {stranger.pid}", text)
+    record.write_text(text + f"sum {fnv(text.encode()):016x}\n")
+    p.env["PORT_SERVE_RETRY"] = "78"  # would end it, if it were taken for ours
+    p.start()
+    p.line()
+    assert nbdkit_pid(p) != stranger.pid
+    assert "ignored" not in p.stderr()
+    assert p.stop() == 0
+    assert stranger.poll() is None
+    stranger.kill()
+    stranger.wait()
+
+
+def test_address_of_a_stranger_is_named(tmp_path, disk):
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        s.listen()
+        address = f"127.0.0.1:{s.getsockname()[1]}"
+        with pytest.raises(AssertionError, match=f"{address}.*in use"):
+            PortServer(tmp_path, (disk("1M"), "x"), nbd=[address])
 
 
 def test_address_in_use_is_refused(supervised, tmp_path, disk):

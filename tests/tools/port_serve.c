@@ -73,8 +73,8 @@ static void print_nbd(void)
 	struct nbd_supervisor_status st;
 
 	nbd_supervisor_get_status(nbd, &st);
-	printf("pid=%d ready=%d restarts=%llu\n", (int)st.pid, st.ready,
-	       (unsigned long long)st.restarts);
+	printf("pid=%d ready=%d restarts=%llu adopted=%d\n", (int)st.pid, st.ready,
+	       (unsigned long long)st.restarts, st.adopted);
 }
 
 static void nbd_ready(void *ctx)
@@ -82,12 +82,19 @@ static void nbd_ready(void *ctx)
 	printf("nbd %s\n", nbd_supervisor_address(nbd, 0));
 }
 
+static bool nbd_attached(void *ctx, pid_t pid)
+{
+	return port_server_has_peer(server, pid);
+}
+
 static int start_nbd(struct reactor *r, const char *port_socket)
 {
-	static const struct nbd_supervisor_ops ops = {.ready = nbd_ready};
+	static const struct nbd_supervisor_ops ops = {.ready = nbd_ready, .attached = nbd_attached};
+	const char *retry = getenv("PORT_SERVE_RETRY");
 	struct reason why;
 
 	nbd_opt.port_socket = port_socket;
+	nbd_opt.retry_s = retry ? (unsigned)atoi(retry) : 0;
 	nbd_opt.tls_certificates = getenv("PORT_SERVE_TLS");
 	nbd_opt.tls = nbd_opt.tls_certificates ? NBD_TLS_REQUIRE : NBD_TLS_OFF;
 	if (nbd_supervisor_start(r, &nbd_opt, &ops, NULL, &nbd, &why)) {

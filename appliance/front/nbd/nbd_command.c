@@ -11,6 +11,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/pidfd.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -128,8 +130,13 @@ static int add_tls(struct nbd_command *c, const struct nbd_options *opt)
 	return err;
 }
 
-/** LISTEN_PID must be the pid of the process that becomes nbdkit; the shell knows it, we do not. */
-#define SCRIPT "LISTEN_PID=$$; export LISTEN_PID; exec \"$0\" \"$@\""
+/*
+ * LISTEN_PID must be the pid of the process that becomes nbdkit; the shell knows it, we do not. It
+ * waits for a line on stdin, the gate, which comes once we have recorded who it is.
+ */
+#define SCRIPT                                                               \
+	"read -r go || exit 1; LISTEN_PID=$$; export LISTEN_PID; unset go; " \
+	"exec \"$0\" \"$@\" </dev/null"
 
 static int add_all(struct nbd_command *c, const struct nbd_options *opt, const char *plugin)
 {
@@ -138,7 +145,7 @@ static int add_all(struct nbd_command *c, const struct nbd_options *opt, const c
 	if (!err)
 		err = add(c, "%s", opt->nbdkit ? opt->nbdkit : "nbdkit");
 	if (!err)
-		err = add(c, "--foreground") ?: add(c, "--exit-with-parent");
+		err = add(c, "--foreground");
 	if (!err)
 		err = add(c, "--pidfile=/proc/self/fd/%u", FIRST_LISTEN + opt->n_listen);
 	if (!err && opt->threads)
@@ -149,7 +156,49 @@ static int add_all(struct nbd_command *c, const struct nbd_options *opt, const c
 		err = add(c, "%s", plugin) ?: add(c, "socket=%s", opt->port_socket);
 	if (!err && opt->default_export)
 		err = add(c, "default=%s", opt->default_export);
-	return err;
+	if (!err && opt->retry_s)
+		err = add(c, "retry=%u", opt->retry_s);
+	return err ? err : add(c, "supervised=true");
+}
+
+static uint64_t hash_file(uint64_t h, const char *path)
+{
+	struct stat st;
+	struct {
+		uint64_t dev, ino, size, seconds, nanoseconds;
+	} who = {0};
+
+	if (stat(path, &st) == 0) {
+		who.dev = st.st_dev;
+		who.ino = st.st_ino;
+		who.size = (uint64_t)st.st_size;
+		who.seconds = (uint64_t)st.st_mtim.tv_sec;
+		who.nanoseconds = (uint64_t)st.st_mtim.tv_nsec;
+	}
+	return nbd_hash(h, &who, sizeof(who));
+}
+
+/** The command line, the addresses, and which files nbdkit has read. */
+static uint64_t fingerprint(const struct nbd_command *c, const struct nbd_options *opt,
+			    const char *plugin)
+{
+	static const char *const certificates[] = {"ca-cert.pem", "ca-crl.pem", "server-cert.pem",
+						   "server-key.pem"};
+	uint64_t h = NBD_HASH_START;
+	char path[PATH_MAX];
+
+	for (unsigned i = 0; i < c->argc; i++)
+		h = nbd_hash(h, c->argv[i], strlen(c->argv[i]) + 1);
+	for (unsigned i = 0; i < opt->n_listen; i++)
+		h = nbd_hash(h, opt->listen[i], strlen(opt->listen[i]) + 1);
+	h = hash_file(h, plugin);
+	if (opt->tls_psk)
+		h = hash_file(h, opt->tls_psk);
+	for (size_t i = 0; opt->tls_certificates && i < 4; i++) {
+		snprintf(path, sizeof(path), "%s/%s", opt->tls_certificates, certificates[i]);
+		h = hash_file(h, path);
+	}
+	return h;
 }
 
 static int check_options(const struct nbd_options *opt, struct reason *why)
@@ -185,6 +234,8 @@ int nbd_command_init(struct nbd_command *c, const struct nbd_options *opt, struc
 	if (err)
 		return err;
 	err = add_all(c, opt, plugin);
+	if (!err)
+		c->fingerprint = fingerprint(c, opt, plugin);
 	if (err) {
 		nbd_command_free(c);
 		return reason_set(why, -err, "NBD: %s", strerror(-err));
@@ -266,7 +317,7 @@ static void free_environment(char **env)
 
 /** Where the child's descriptors come from; all above those that they become. */
 struct sources {
-	int fd[NBD_LISTEN_MAX + 2]; /* listeners, pid file, stderr */
+	int fd[NBD_LISTEN_MAX + 3]; /* listeners, pid file, stderr, stdin */
 	unsigned n;
 };
 
@@ -306,13 +357,11 @@ static int run(const struct nbd_command *c, const struct sources *s, unsigned n_
 	posix_spawnattr_setsigdefault(&attr, &all);
 	posix_spawnattr_setpgroup(&attr, 0);
 	posix_spawn_file_actions_init(&actions);
-	err = posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDONLY, 0);
-	for (unsigned i = 0; !err && i < s->n - 1; i++)
+	err = posix_spawn_file_actions_adddup2(&actions, s->fd[s->n - 1], 0);
+	for (unsigned i = 0; !err && i < s->n - 2; i++)
 		err = posix_spawn_file_actions_adddup2(&actions, s->fd[i], FIRST_LISTEN + (int)i);
-	if (!err)
-		err = posix_spawn_file_actions_adddup2(&actions, s->fd[s->n - 1], 1);
-	if (!err)
-		err = posix_spawn_file_actions_adddup2(&actions, s->fd[s->n - 1], 2);
+	for (int fd = 1; !err && fd <= 2; fd++)
+		err = posix_spawn_file_actions_adddup2(&actions, s->fd[s->n - 2], fd);
 	if (!err)
 		err = posix_spawn(ret_pid, c->argv[0], &actions, &attr, c->argv, env);
 	posix_spawn_file_actions_destroy(&actions);
@@ -322,26 +371,27 @@ static int run(const struct nbd_command *c, const struct sources *s, unsigned n_
 }
 
 int nbd_command_spawn(const struct nbd_command *c, const struct nbd_listener *listeners,
-		      unsigned n_listeners, struct nbd_process *ret_process)
+		      unsigned n_listeners, int errors, struct nbd_process *ret_process)
 {
-	int pidfile[2] = {-1, -1}, errors[2] = {-1, -1};
+	int pidfile[2] = {-1, -1}, gate[2] = {-1, -1};
 	struct sources s = {.n = 0};
 	struct nbd_process p = {.pidfd = -1};
 	int err = 0;
 
-	if (pipe2(pidfile, O_CLOEXEC) < 0 || pipe2(errors, O_CLOEXEC) < 0)
+	if (pipe2(pidfile, O_CLOEXEC) < 0 ||
+	    socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, gate) < 0)
 		err = -errno;
 	for (unsigned i = 0; !err && i < n_listeners; i++)
 		err = sources_add(&s, listeners[i].fd);
 	if (!err)
-		err = sources_add(&s, pidfile[1]);
+		err = sources_add(&s, pidfile[1]) ?: sources_add(&s, errors);
 	if (!err)
-		err = sources_add(&s, errors[1]);
+		err = sources_add(&s, gate[1]);
 	if (!err)
 		err = run(c, &s, n_listeners, &p.pid);
 	sources_close(&s);
 	cleanup_close(&pidfile[1]);
-	cleanup_close(&errors[1]);
+	cleanup_close(&gate[1]);
 	if (!err && (p.pidfd = pidfd_open(p.pid, 0)) < 0) {
 		err = -errno;
 		kill(p.pid, SIGKILL);
@@ -349,11 +399,18 @@ int nbd_command_spawn(const struct nbd_command *c, const struct nbd_listener *li
 	}
 	if (err) {
 		cleanup_close(&pidfile[0]);
-		cleanup_close(&errors[0]);
+		cleanup_close(&gate[0]);
 		return err;
 	}
 	p.pidfile = pidfile[0];
-	p.errors = errors[0];
+	p.gate = gate[0];
 	*ret_process = p;
 	return 0;
+}
+
+void nbd_command_go(int gate)
+{
+	/* One that has ended meanwhile is noticed by its end. */
+	(void)!send(gate, "\n", 1, MSG_NOSIGNAL);
+	close(gate);
 }

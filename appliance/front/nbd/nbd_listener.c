@@ -16,7 +16,6 @@
 #include "front/nbd/nbd_private.h"
 
 #define BACKLOG	    128
-#define PATIENCE_NS (2 * NSEC_PER_SEC)
 #define UNIX_PREFIX "unix:"
 
 /** Removes the file of a socket that nobody listens on. */
@@ -94,19 +93,37 @@ static int open_tcp(struct nbd_listener *l, const char *address, struct reason *
 	return 0;
 }
 
-int nbd_listener_open(struct nbd_listener *l, const char *address, struct reason *why)
+int nbd_listener_open(struct nbd_listener *l, const char *address, unsigned patience_ms,
+		      struct reason *why)
 {
 	bool is_unix = strncmp(address, UNIX_PREFIX, strlen(UNIX_PREFIX)) == 0;
-	uint64_t until = clock_now_ns() + PATIENCE_NS;
+	uint64_t until = clock_now_ns() + patience_ms * NSEC_PER_MSEC;
 	int err;
 
-	/* The nbdkit of an instance that was killed holds the address until it has noticed. */
 	do {
 		*l = (struct nbd_listener){.fd = -1};
 		err = is_unix ? open_unix(l, address + strlen(UNIX_PREFIX), why)
 			      : open_tcp(l, address, why);
 	} while (err == -EADDRINUSE && clock_now_ns() < until && poll(NULL, 0, 20) == 0);
 	return reason_prefix(why, err, "NBD");
+}
+
+int nbd_listener_adopt(struct nbd_listener *l, const char *address)
+{
+	struct stat st;
+
+	*l = (struct nbd_listener){.fd = -1};
+	snprintf(l->address, sizeof(l->address), "%s", address);
+	if (strncmp(address, UNIX_PREFIX, strlen(UNIX_PREFIX)) != 0)
+		return 0;
+	l->path = strdup(address + strlen(UNIX_PREFIX));
+	if (!l->path)
+		return -ENOMEM;
+	if (stat(l->path, &st) == 0) {
+		l->dev = st.st_dev;
+		l->ino = st.st_ino;
+	}
+	return 0;
 }
 
 void nbd_listener_close(struct nbd_listener *l)

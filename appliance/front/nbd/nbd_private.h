@@ -15,7 +15,11 @@ struct nbd_listener {
 	ino_t ino;
 };
 
-int nbd_listener_open(struct nbd_listener *l, const char *address, struct reason *why);
+/** Binds; waits up to @patience_ms for who has the address now. */
+int nbd_listener_open(struct nbd_listener *l, const char *address, unsigned patience_ms,
+		      struct reason *why);
+/** Takes note of an address, as bound, that an nbdkit listens on which we did not start. */
+int nbd_listener_adopt(struct nbd_listener *l, const char *address);
 /** Idempotent. */
 void nbd_listener_close(struct nbd_listener *l);
 
@@ -25,16 +29,30 @@ void nbd_listener_close(struct nbd_listener *l);
 struct nbd_command {
 	char *argv[NBD_ARGS_MAX + 1]; /* malloc'ed; NULL-terminated */
 	unsigned argc;
+	uint64_t fingerprint; /* of all that decides how nbdkit serves, certificates too */
 };
+
+/** FNV-1a, 64 bits. */
+#define NBD_HASH_START 0xcbf29ce484222325ull
+uint64_t nbd_hash(uint64_t h, const void *data, size_t len);
 
 int nbd_command_init(struct nbd_command *c, const struct nbd_options *opt, struct reason *why);
 void nbd_command_free(struct nbd_command *c);
 
 struct nbd_process {
 	pid_t pid;
-	int pidfd, pidfile, errors; /* the caller's; pidfile and errors are read ends */
+	int pidfd, pidfile; /* the caller's; pidfile is a read end */
+	int gate;	    /* the caller's, for nbd_command_go() */
 };
 
-/** Starts it, with the listeners as its descriptors 3 and up. 0 or -errno. */
+/**
+ * Starts it, with the listeners as its descriptors 3 and up and @errors as its stderr; it waits at
+ * the gate. 0 or -errno.
+ */
 int nbd_command_spawn(const struct nbd_command *c, const struct nbd_listener *listeners,
-		      unsigned n_listeners, struct nbd_process *ret_process);
+		      unsigned n_listeners, int errors, struct nbd_process *ret_process);
+/**
+ * Opens the gate and closes it behind: the process becomes nbdkit. When it is closed unopened - we
+ * are killed - the process ends.
+ */
+void nbd_command_go(int gate);

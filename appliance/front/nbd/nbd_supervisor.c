@@ -3,15 +3,24 @@
  * nbdkit's life, on one reactor:
  *
  *	IDLE --spawn--> STARTING --its pid file arrives--> SERVING
- *	STARTING, SERVING --it ends--> WAITING --backoff timer--> STARTING
+ *	IDLE --adopt--> ADOPTING --it has found the port--> SERVING
+ *	ADOPTING --it does not find it in time--> ENDING --it ends--> WAITING
+ *	STARTING, ADOPTING, SERVING --it ends--> WAITING --backoff timer--> STARTING
  *	any --stop--> STOPPING --it has ended--> gone
  *
- * Each instance has three descriptors of ours, each with one op on the ring: a pidfd (polled), the
- * pipe that the pid file is written into, and the pipe that is its stderr. An instance is over when
- * all three have completed for good; only then is the next one started, so ops are never shared.
+ * Each instance has descriptors of ours, each with one op on the ring: a pidfd (polled), the pipe
+ * that the pid file is written into (not of one that was adopted), and the FIFO that is its stderr.
+ * An instance is over when all have completed for good; only then is the next one started, so ops
+ * are never shared.
+ *
+ * A process is started in two steps, so that none can live unknown: it waits at a gate until its
+ * record is written, and ends when we are killed before that. The record lies there as long as the
+ * process lives, whatever becomes of us; nbdkit's own end comes with our stop, or from its plugin
+ * when no daemon returns. An adopted nbdkit holds listening sockets of a daemon that is dead: they
+ * go with it, so its successor has to bind them anew, and tries that again with the backoff.
  *
  * A stop gives nbdkit 2 s to answer what its clients have asked for, then kills it: it would wait
- *for clients that are connected and idle for ever. What it had not answered was not acknowledged.
+ * for clients that are connected and idle for ever. What it had not answered was not acknowledged.
  *
  * The backoff starts at 100 ms and doubles up to 10 s; an instance that served for 10 s resets it.
  * The child is started through sh, because LISTEN_PID must hold the pid of the process that
@@ -32,15 +41,18 @@
 #include "base/clock.h"
 #include "base/lock.h"
 #include "base/log.h"
-#include "front/nbd/nbd_private.h"
+#include "front/nbd/nbd_record.h"
 
 #define BACKOFF_MIN_MS 100u
 #define BACKOFF_MAX_MS 10000u
 #define STABLE_NS      (10 * NSEC_PER_SEC)
 #define KILL_NS	       (2 * NSEC_PER_SEC)
 #define LINE_MAX_LEN   512u
+#define PATIENCE_MS    2000u		    /* for an address, at the start */
+#define LOOK_NS	       (20 * NSEC_PER_MSEC) /* between looks for an adopted nbdkit at the port */
+#define ADOPT_NS       (10 * NSEC_PER_SEC)  /* after which it is not going to come */
 
-enum state { IDLE, STARTING, SERVING, WAITING, STOPPING };
+enum state { IDLE, STARTING, ADOPTING, SERVING, ENDING, WAITING, STOPPING };
 
 /** A descriptor that is read or polled on the ring. */
 struct watch {
@@ -55,17 +67,20 @@ struct nbd_supervisor {
 	struct nbd_supervisor_ops ops;
 	void *ctx;
 	struct nbd_command command;
-	struct nbd_listener listeners[NBD_LISTEN_MAX];
+	struct nbd_record_place place;
 	unsigned n_listeners;
 
-	/* owned by the reactor's thread */
+	/* owned by the reactor's thread; of the listeners, the addresses never change */
+	struct nbd_listener listeners[NBD_LISTEN_MAX];
 	enum state state;
+	struct nbd_record record; /* of the instance that runs */
 	struct watch process, pidfile, errors;
 	char pid_text[32], line[LINE_MAX_LEN];
 	size_t line_len;
 	uint64_t started_ns;
 	unsigned backoff_ms;
-	bool exited; /* reaped */
+	bool exited; /* and reaped, if it is our child */
+	bool adopted;
 	int exit_status;
 	struct reactor_timer timer; /* backoff, or the end of patience */
 	struct reactor_msg start_msg, stop_msg;
@@ -113,6 +128,9 @@ static void supervisor_free(struct nbd_supervisor *s)
 {
 	for (unsigned i = 0; i < s->n_listeners; i++)
 		nbd_listener_close(&s->listeners[i]);
+	watch_close(&s->process);
+	watch_close(&s->errors);
+	nbd_record_close(&s->place);
 	nbd_command_free(&s->command);
 	mutex_destroy(&s->lock);
 	free(s);
@@ -124,6 +142,7 @@ static void finish_stop(struct nbd_supervisor *s)
 	void *ctx = s->stopped_ctx;
 
 	reactor_timer_cancel(s->reactor, &s->timer);
+	nbd_record_remove(&s->place);
 	supervisor_free(s);
 	stopped(ctx);
 }
@@ -150,12 +169,14 @@ static void instance_over(struct nbd_supervisor *s)
 	if (!s->exited || s->process.armed || s->pidfile.armed || s->errors.armed)
 		return;
 	s->exited = false;
+	reactor_timer_cancel(s->reactor, &s->timer);
 	watch_close(&s->process);
 	watch_close(&s->pidfile);
 	watch_close(&s->errors);
 	mutex_lock(&s->lock);
 	s->status.pid = 0;
 	s->status.ready = false;
+	s->status.adopted = false;
 	s->status.last_status = s->exit_status;
 	mutex_unlock(&s->lock);
 	if (s->state == STOPPING)
@@ -164,18 +185,30 @@ static void instance_over(struct nbd_supervisor *s)
 		schedule(s, s->exit_status);
 }
 
+/** Reaps a child of ours; of another's there is nothing to be learnt. Returns whether it ended. */
+static bool reap(struct nbd_supervisor *s)
+{
+	siginfo_t info = {0};
+
+	s->exit_status = 0;
+	if (s->adopted)
+		return true;
+	if (waitid(P_PIDFD, (id_t)s->process.fd, &info, WEXITED | WNOHANG) < 0 || info.si_pid == 0)
+		return false;
+	s->exit_status = info.si_code == CLD_EXITED ? info.si_status << 8 : info.si_status & 0x7f;
+	return true;
+}
+
 static void process_done(struct reactor_op *op, int res, uint32_t flags)
 {
 	struct nbd_supervisor *s = container_of(op, struct nbd_supervisor, process.op);
-	siginfo_t info = {0};
 
 	s->process.armed = false;
-	if (waitid(P_PIDFD, (id_t)s->process.fd, &info, WEXITED | WNOHANG) < 0 ||
-	    info.si_pid == 0) {
+	/* A pidfd that is readable is a process that has ended. */
+	if (res < 0 || !(res & POLLIN) || !reap(s)) {
 		process_arm(s);
 		return;
 	}
-	s->exit_status = info.si_code == CLD_EXITED ? info.si_status << 8 : info.si_status & 0x7f;
 	s->exited = true;
 	/* Something it has left behind may hold its pipes open: do not wait for their end. */
 	if (s->pidfile.armed)
@@ -187,17 +220,21 @@ static void process_done(struct reactor_op *op, int res, uint32_t flags)
 
 /* --- what it says --- */
 
+static void serve(struct nbd_supervisor *s)
+{
+	s->state = SERVING;
+	set_status(s, s->record.pid, true);
+	log_info("nbd.nbdkit.ready", "pid=%d adopted=%d", (int)s->record.pid, s->adopted);
+	s->ops.ready(s->ctx);
+}
+
 static void pidfile_done(struct reactor_op *op, int res, uint32_t flags)
 {
 	struct nbd_supervisor *s = container_of(op, struct nbd_supervisor, pidfile.op);
 
 	s->pidfile.armed = false;
-	if (res > 0 && s->state == STARTING) {
-		s->state = SERVING;
-		set_status(s, s->status.pid, true);
-		log_info("nbd.nbdkit.ready", "pid=%d", (int)s->status.pid);
-		s->ops.ready(s->ctx);
-	}
+	if (res > 0 && s->state == STARTING)
+		serve(s);
 	instance_over(s);
 }
 
@@ -258,40 +295,129 @@ static void errors_done(struct reactor_op *op, int res, uint32_t flags)
 
 /* --- start and stop --- */
 
+/** Binds what is not bound: the addresses of an adopted nbdkit that has ended. */
+static int bind_again(struct nbd_supervisor *s, struct reason *why)
+{
+	for (unsigned i = 0; i < s->n_listeners; i++) {
+		struct nbd_listener new;
+		int err;
+
+		if (s->listeners[i].fd >= 0)
+			continue;
+		err = nbd_listener_open(&new, s->listeners[i].address, 0, why);
+		if (err)
+			return err;
+		free(s->listeners[i].path);
+		s->listeners[i].path = new.path;
+		s->listeners[i].fd = new.fd;
+		s->listeners[i].dev = new.dev;
+		s->listeners[i].ino = new.ino;
+	}
+	return 0;
+}
+
+/** Starts a process and lets it go once it is on record. */
+static int spawn_recorded(struct nbd_supervisor *s, struct reason *why)
+{
+	_cleanup_close_ int errors = -1;
+	struct nbd_process proc;
+	int err = bind_again(s, why);
+
+	if (err)
+		return err;
+	err = nbd_record_open_log(&s->place, &s->errors.fd, &errors);
+	if (!err)
+		err = nbd_command_spawn(&s->command, s->listeners, s->n_listeners, errors, &proc);
+	if (err) {
+		watch_close(&s->errors);
+		return reason_set(why, -err, "%s", strerror(-err));
+	}
+	s->process.fd = proc.pidfd;
+	s->pidfile.fd = proc.pidfile;
+	err = nbd_record_identify(&s->record, proc.pid);
+	if (!err)
+		err = nbd_record_save(&s->place, &s->record);
+	if (err) {
+		/* It ends at the gate, which is noticed like any other end. */
+		log_error("nbd.record", "path=\"%s\" error=\"%s\"", s->place.path, strerror(-err));
+		close(proc.gate);
+	} else {
+		nbd_command_go(proc.gate);
+	}
+	return 0;
+}
+
+static void watch_instance(struct nbd_supervisor *s, enum state state, bool adopted)
+{
+	s->state = state;
+	s->started_ns = reactor_now(s->reactor);
+	s->line_len = 0;
+	s->adopted = adopted;
+	mutex_lock(&s->lock);
+	s->status.pid = s->record.pid;
+	s->status.ready = false;
+	s->status.adopted = adopted;
+	mutex_unlock(&s->lock);
+	process_arm(s);
+	errors_arm(s);
+}
+
 static void spawn(struct nbd_supervisor *s)
 {
-	struct nbd_process proc;
-	int err = nbd_command_spawn(&s->command, s->listeners, s->n_listeners, &proc);
+	struct reason why;
 
-	if (err) {
-		log_error("nbd.nbdkit.spawn", "error=\"%s\"", strerror(-err));
+	if (spawn_recorded(s, &why)) {
+		log_error("nbd.nbdkit.spawn", "error=\"%s\"", why.text);
 		s->started_ns = reactor_now(s->reactor);
 		schedule(s, 127 << 8);
 		return;
 	}
-	s->state = STARTING;
-	s->started_ns = reactor_now(s->reactor);
-	s->line_len = 0;
-	set_status(s, proc.pid, false);
-	s->process.fd = proc.pidfd;
-	s->pidfile.fd = proc.pidfile;
-	s->errors.fd = proc.errors;
-	process_arm(s);
+	watch_instance(s, STARTING, false);
 	read_arm(s, &s->pidfile, s->pid_text, sizeof(s->pid_text));
-	errors_arm(s);
+}
+
+/** ADOPTING: has it found the port? */
+static void look_at_port(struct nbd_supervisor *s)
+{
+	uint64_t now = reactor_now(s->reactor);
+
+	if (!s->ops.attached || s->ops.attached(s->ctx, s->record.pid)) {
+		serve(s);
+		return;
+	}
+	if (now - s->started_ns < ADOPT_NS) {
+		reactor_timer_arm(s->reactor, &s->timer, now + LOOK_NS);
+		return;
+	}
+	log_warn("nbd.nbdkit.lost", "pid=%d what=\"does not find the port again\"",
+		 (int)s->record.pid);
+	s->state = ENDING;
+	pidfd_send_signal(s->process.fd, SIGTERM, NULL, 0);
+	reactor_timer_arm(s->reactor, &s->timer, now + KILL_NS);
 }
 
 static void start_msg(struct reactor_msg *m)
 {
-	spawn(container_of(m, struct nbd_supervisor, start_msg));
+	struct nbd_supervisor *s = container_of(m, struct nbd_supervisor, start_msg);
+
+	if (s->process.fd < 0) {
+		spawn(s);
+		return;
+	}
+	watch_instance(s, ADOPTING, true);
+	look_at_port(s);
 }
 
 static void timer_fired(struct reactor_timer *t)
 {
 	struct nbd_supervisor *s = container_of(t, struct nbd_supervisor, timer);
 
-	if (s->state == STOPPING) {
-		log_warn("nbd.nbdkit.kill", "pid=%d", (int)s->status.pid);
+	if (s->state == ADOPTING) {
+		look_at_port(s);
+		return;
+	}
+	if (s->state == STOPPING || s->state == ENDING) {
+		log_warn("nbd.nbdkit.kill", "pid=%d", (int)s->record.pid);
 		pidfd_send_signal(s->process.fd, SIGKILL, NULL, 0);
 		return;
 	}
@@ -304,7 +430,7 @@ static void timer_fired(struct reactor_timer *t)
 static void stop_msg(struct reactor_msg *m)
 {
 	struct nbd_supervisor *s = container_of(m, struct nbd_supervisor, stop_msg);
-	bool running = s->state == STARTING || s->state == SERVING;
+	bool running = s->state != IDLE && s->state != WAITING;
 
 	s->state = STOPPING;
 	reactor_timer_cancel(s->reactor, &s->timer);
@@ -317,6 +443,59 @@ static void stop_msg(struct reactor_msg *m)
 	if (!s->exited)
 		pidfd_send_signal(s->process.fd, SIGTERM, NULL, 0);
 	reactor_timer_arm(s->reactor, &s->timer, clock_now_ns() + KILL_NS);
+}
+
+/**
+ * Finds the nbdkit of a daemon before us. Returns whether it is to be adopted: then its process and
+ * stderr are open and its addresses taken. One that was started with other options is ended.
+ */
+static bool find_predecessor(struct nbd_supervisor *s)
+{
+	struct nbd_record r;
+	struct reason why;
+	int err = nbd_record_load(&s->place, &r, &why), pidfd;
+
+	if (err == -EINVAL)
+		log_warn("nbd.record", "ignored=\"%s\"", why.text);
+	if (err || nbd_record_find(&r, &pidfd))
+		return false;
+	if (r.options == s->command.fingerprint &&
+	    nbd_record_open_log(&s->place, &s->errors.fd, NULL) == 0) {
+		while (s->n_listeners < r.n_listen &&
+		       !nbd_listener_adopt(&s->listeners[s->n_listeners], r.listen[s->n_listeners]))
+			s->n_listeners++;
+		if (s->n_listeners == r.n_listen) {
+			log_info("nbd.nbdkit.adopted", "pid=%d", (int)r.pid);
+			s->process.fd = pidfd;
+			s->record = r;
+			return true;
+		}
+		while (s->n_listeners)
+			nbd_listener_close(&s->listeners[--s->n_listeners]);
+		watch_close(&s->errors);
+	}
+	log_info("nbd.nbdkit.replaced", "pid=%d why=\"started with other options\"", (int)r.pid);
+	nbd_record_end(&r, pidfd);
+	close(pidfd);
+	return false;
+}
+
+static int open_listeners(struct nbd_supervisor *s, const struct nbd_options *opt,
+			  struct reason *why)
+{
+	while (s->n_listeners < opt->n_listen) {
+		struct nbd_listener *l = &s->listeners[s->n_listeners];
+		int err = nbd_listener_open(l, opt->listen[s->n_listeners], PATIENCE_MS, why);
+
+		if (err)
+			return err;
+		s->n_listeners++;
+	}
+	for (unsigned i = 0; i < s->n_listeners; i++)
+		strcpy(s->record.listen[i], s->listeners[i].address);
+	s->record.n_listen = s->n_listeners;
+	s->record.options = s->command.fingerprint;
+	return 0;
 }
 
 int nbd_supervisor_start(struct reactor *r, const struct nbd_options *opt,
@@ -332,12 +511,15 @@ int nbd_supervisor_start(struct reactor *r, const struct nbd_options *opt,
 	if (!s)
 		return reason_set(why, ENOMEM, "out of memory");
 	mutex_init(&s->lock, LOCK_RANK_FRONT);
+	s->place.lock = -1;
+	s->process = (struct watch){.op.done = process_done, .fd = -1};
+	s->pidfile = (struct watch){.op.done = pidfile_done, .fd = -1};
+	s->errors = (struct watch){.op.done = errors_done, .fd = -1};
 	err = nbd_command_init(&s->command, opt, why);
-	while (!err && s->n_listeners < opt->n_listen) {
-		err = nbd_listener_open(&s->listeners[s->n_listeners], opt->listen[s->n_listeners],
-					why);
-		s->n_listeners += !err;
-	}
+	if (!err)
+		err = nbd_record_open(&s->place, opt->port_socket, why);
+	if (!err && !find_predecessor(s))
+		err = open_listeners(s, opt, why);
 	if (err) {
 		supervisor_free(s);
 		return err;
@@ -347,13 +529,9 @@ int nbd_supervisor_start(struct reactor *r, const struct nbd_options *opt,
 	s->ctx = ctx;
 	s->backoff_ms = BACKOFF_MIN_MS;
 	s->status.last_status = -1;
-	s->process = (struct watch){.op.done = process_done, .fd = -1};
-	s->pidfile = (struct watch){.op.done = pidfile_done, .fd = -1};
-	s->errors = (struct watch){.op.done = errors_done, .fd = -1};
 	s->start_msg.fn = start_msg;
 	s->stop_msg.fn = stop_msg;
 	reactor_timer_init(&s->timer, timer_fired);
-	/* nbdkit ends with the thread that started it, so it is started by one that stays. */
 	reactor_post(r, &s->start_msg);
 	*ret_supervisor = s;
 	return 0;

@@ -7,6 +7,10 @@
  * is known once it is bound, and a client that connects while nbdkit is being restarted waits in
  * the backlog instead of being refused. nbdkit says that it serves by writing its pid file into a
  * pipe of ours.
+ *
+ * nbdkit outlives a daemon that is killed, and its clients' requests wait in the plugin. The next
+ * daemon with the same port socket adopts it when it was started with the same options (else it is
+ * ended and started anew); nbd_record.h says how it is known.
  */
 #pragma once
 
@@ -30,6 +34,11 @@ struct nbd_options {
 	const char *plugin;		    /* NULL: found by nbd_find_plugin() */
 	const char *default_export;	    /* LUN of the empty export name; NULL: the only one */
 	unsigned threads;		    /* of nbdkit, a connection; 0: its default (16) */
+	/*
+	 * Seconds that requests wait for a daemon that is gone; then they fail, and nbdkit ends. 0:
+	 * the plugin's default (120).
+	 */
+	unsigned retry_s;
 
 	enum nbd_tls tls;
 	const char *tls_certificates; /* directory of X.509 files (nbdkit-tls(1)), or NULL */
@@ -45,6 +54,11 @@ struct nbd_supervisor_ops {
 	 * Optional.
 	 */
 	void (*died)(void *ctx, int status, unsigned retry_ms);
+	/*
+	 * Returns whether process @pid is connected to the port: whether an nbdkit that was adopted
+	 * has found it again. Any number of calls. Optional.
+	 */
+	bool (*attached)(void *ctx, pid_t pid);
 };
 
 struct nbd_supervisor;
@@ -52,7 +66,8 @@ struct nbd_supervisor;
 /**
  * Binds the listeners and starts nbdkit; ready() follows. Any thread; callbacks run on @r's thread.
  * @opt and its strings are copied. Errors: those of bind(2), -ENOENT (no nbdkit or no plugin),
- * -EINVAL, each explained in @why.
+ * -EBUSY (another daemon supervises nbdkit for this port), -EINVAL, each explained in @why. May
+ * block for some seconds, for an address or an old nbdkit to become free.
  */
 int nbd_supervisor_start(struct reactor *r, const struct nbd_options *opt,
 			 const struct nbd_supervisor_ops *ops, void *ctx,
@@ -71,7 +86,8 @@ struct nbd_supervisor_status {
 	pid_t pid;	   /* 0: not running */
 	bool ready;	   /* accepts connections */
 	uint64_t restarts; /* times it was started again */
-	int last_status;   /* waitpid(2) status of the last end; -1: none */
+	bool adopted;	   /* was started by a daemon before this one */
+	int last_status;   /* waitpid(2) status of the last end; -1: none; 0 if it was adopted */
 };
 /** Any thread. */
 void nbd_supervisor_get_status(struct nbd_supervisor *s, struct nbd_supervisor_status *ret_status);

@@ -22,6 +22,7 @@ struct port_options {
 	mode_t socket_mode;	 /* 0: 0600, or 0660 when a gid is given */
 	gid_t gid;		 /* whose members may connect too; (gid_t)-1: nobody else */
 	unsigned max_clients;	 /* connections at most; 0: 1024 */
+	bool held;		 /* clients wait, connected, until port_server_release() */
 	struct reactor_set *set; /* clients are spread over it */
 	struct lun_table *luns;	 /* must outlive the server */
 };
@@ -32,6 +33,8 @@ struct port_options {
  */
 int port_server_start(const struct port_options *opt, struct port_server **ret_server,
 		      struct reason *why);
+/** Lets the clients in that a held server has kept waiting. Once; any thread. */
+void port_server_release(struct port_server *s);
 /**
  * Stops listening, ends every connection (I/O in flight is finished first; clients that see their
  * connection end try to connect again) and frees. Any thread. @stopped is called at the end on some
@@ -54,6 +57,9 @@ struct port_client_info {
 };
 /** Any thread. malloc'ed array, to be freed by the caller. -ENOMEM. */
 int port_server_list(struct port_server *s, struct port_client_info **ret_clients, size_t *ret_n);
+
+/** Returns whether process @pid is connected. Any thread. */
+bool port_server_has_peer(struct port_server *s, pid_t pid);
 
 struct port_stats {
 	uint64_t clients, accepted, refused; /* refused: by credentials or max_clients */

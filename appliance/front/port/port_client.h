@@ -47,7 +47,8 @@ struct port_client_options {
 
 /**
  * Connects and attaches. Does not wait for a daemon that is not there. Blocks for 10 s at most.
- * Errors: -ENOENT (no such LUN, or no socket), -ECONNREFUSED, -EACCES, -EPROTO, -EROFS, -EMFILE.
+ * Errors: -EHOSTDOWN (no daemon there, or it has just gone), -ENOENT (no such LUN), -EACCES,
+ * -EPROTO, -EROFS, -EMFILE.
  */
 int port_client_open(const struct port_client_options *opt, struct port_client **ret_client,
 		     struct reason *why);
@@ -76,9 +77,15 @@ struct port_extent {
 int port_client_extents(struct port_client *c, uint64_t off, uint64_t len,
 			struct port_extent *extents, unsigned *n);
 
-/** Lists what a daemon exports. malloc'ed array, to be freed by the caller. */
+/** Lists what a daemon exports. malloc'ed array, to be freed by the caller. -EHOSTDOWN as above. */
 int port_client_list(const char *socket, struct port_export **ret_exports, size_t *ret_n,
 		     struct reason *why);
+
+/**
+ * Connects to the daemon for its company alone: *@ret_sock becomes readable when it has ended. The
+ * caller closes it. Errors as port_client_open().
+ */
+int port_client_watch(const char *socket, int *ret_sock);
 
 struct port_client_stats {
 	uint64_t ops, reconnects, replays, doorbells, sleeps;

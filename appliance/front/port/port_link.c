@@ -19,6 +19,21 @@
 
 #define HANDSHAKE_SECONDS 10
 
+/** What errors of the socket mean: most of them, that there is no daemon (any more). */
+static int errno_of_link(int error)
+{
+	switch (error) {
+	case ENOENT:
+	case ECONNREFUSED:
+	case ECONNRESET:
+	case EPIPE:
+	case EAGAIN: /* it has let us wait for too long */
+		return EHOSTDOWN;
+	default:
+		return error;
+	}
+}
+
 static int connect_socket(const char *path, int *ret_fd, struct reason *why)
 {
 	struct timeval tv = {.tv_sec = HANDSHAKE_SECONDS};
@@ -34,8 +49,8 @@ static int connect_socket(const char *path, int *ret_fd, struct reason *why)
 	setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &tv, sizeof(tv));
 	setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &tv, sizeof(tv));
 	if (connect(fd, (struct sockaddr *)&sa, sizeof(sa)) < 0)
-		return reason_set(why, errno, "%s: %s (is the daemon running?)", path,
-				  strerror(errno));
+		return reason_set(why, errno_of_link(errno), "%s: %s (is the daemon running?)",
+				  path, strerror(errno));
 	*ret_fd = take_fd(fd);
 	return 0;
 }
@@ -60,12 +75,13 @@ static int ask(int sock, const struct port_msg *msg, enum port_msg_type want, vo
 
 	err = port_socket_send(sock, msg, msg->len, NULL, 0, 0);
 	if (err)
-		return reason_set(why, -err, "sending to the daemon: %s", strerror(-err));
+		return reason_set(why, errno_of_link(-err), "sending to the daemon: %s",
+				  strerror(-err));
 	len = port_socket_recv(sock, buf, PORT_MSG_MAX, fds, &n, 0);
 	if (len == 0)
-		return reason_set(why, ECONNRESET, "the daemon closed the connection");
+		return reason_set(why, EHOSTDOWN, "the daemon closed the connection");
 	if (len < 0)
-		return reason_set(why, (int)-len, "waiting for the daemon: %s",
+		return reason_set(why, errno_of_link((int)-len), "waiting for the daemon: %s",
 				  strerror((int)-len));
 	type = port_msg_check(buf, (size_t)len);
 	if (type == (int)want && n == n_fds) {
@@ -225,4 +241,20 @@ int port_client_list(const char *socket, struct port_export **ret_exports, size_
 	*ret_exports = take_ptr(exports);
 	*ret_n = n;
 	return 0;
+}
+
+int port_client_watch(const char *socket, int *ret_sock)
+{
+	_cleanup_free_ void *buf = malloc(PORT_MSG_MAX);
+	_cleanup_close_ int sock = -1;
+	int err;
+
+	if (!buf)
+		return -ENOMEM;
+	err = connect_socket(socket ? socket : PORT_DEFAULT_SOCKET, &sock, NULL);
+	if (!err)
+		err = say_hello(sock, "nbdkit", buf, NULL);
+	if (!err)
+		*ret_sock = take_fd(sock);
+	return err;
 }

@@ -57,5 +57,7 @@ void port_session_close(struct port_session *p);
 /** Any thread, with s->lock held. */
 void port_session_get_info(struct port_session *p, struct port_client_info *ret_info);
 struct port_session *port_session_from_link(struct list_node *link);
+/** Constant. */
+pid_t port_session_pid(const struct port_session *p);
 /** A session has left the list; frees the server when it was the last thing to wait for. */
 void port_server_forget(struct port_server *s, struct list_node *link);

@@ -281,9 +281,15 @@ int port_server_start(const struct port_options *opt, struct port_server **ret_s
 	s->start_msg.fn = start_listening;
 	s->stop_msg.fn = stop_listening;
 	reactor_timer_init(&s->retry, retry_accept);
-	reactor_post(s->reactor, &s->start_msg);
+	if (!opt->held)
+		port_server_release(s);
 	*ret_server = s;
 	return 0;
+}
+
+void port_server_release(struct port_server *s)
+{
+	reactor_post(s->reactor, &s->start_msg);
 }
 
 struct stop_waiter {
@@ -364,6 +370,16 @@ int port_server_list(struct port_server *s, struct port_client_info **ret_client
 	*ret_clients = clients;
 	*ret_n = n;
 	return 0;
+}
+
+bool port_server_has_peer(struct port_server *s, pid_t pid)
+{
+	mutex_scope(&s->lock);
+	for (struct list_node *l = s->sessions.next; l != &s->sessions; l = l->next) {
+		if (port_session_pid(port_session_from_link(l)) == pid)
+			return true;
+	}
+	return false;
 }
 
 void port_server_stats(struct port_server *s, struct port_stats *ret_stats)

@@ -629,6 +629,11 @@ struct port_session *port_session_from_link(struct list_node *link)
 	return container_of(link, struct port_session, link);
 }
 
+pid_t port_session_pid(const struct port_session *p)
+{
+	return p->pid;
+}
+
 void port_session_get_info(struct port_session *p, struct port_client_info *ret_info)
 {
 	struct stat st = {0};
