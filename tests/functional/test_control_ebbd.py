@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """ebbd: the service with its configuration file."""
 import os
+import shutil
 import signal
 import subprocess
 
 import pytest
 
-from conftest import EBBD, need, run
+from conftest import EBBD, PLUGIN, need, run
 from controllib import Daemon, wait_for
 
 
@@ -189,7 +190,9 @@ def test_gives_up_root(ebbd, disk, tmp_path):
     ebbd.config.write_text(ebbd.config.read_text().replace("unix:" + str(ebbd.folder), "unix:" + str(ebbd.folder / "run"))
                            + "user: nobody\n")
     os.chmod(ebbd.folder / "notify", 0o777)
-    ebbd.start()
+    plugin = tmp_path / PLUGIN.name  # the build may lie where only root may look
+    shutil.copy(PLUGIN, plugin)
+    ebbd.start(env={"EBB_NBDKIT_PLUGIN": str(plugin)})
     uids = next(line for line in open(f"/proc/{ebbd.proc.pid}/status") if line.startswith("Uid:")).split()[1:]
     assert uids == ["65534"] * 4
     assert ebbd.json("lun", "list")[0]["state"] == "online"
