@@ -386,6 +386,20 @@ static int check_delete(struct appliance *app, const char *name, bool force, str
 	return 0;
 }
 
+/*
+ * A LUN made under the same name later is another one, with another file: clients must not take it
+ * for this one, nor may it inherit reservations or an erasure that has not ended.
+ */
+static void forget_lun(struct appliance *app, const char *name)
+{
+	int ret = lun_identity_forget(app->state_dirfd, name);
+
+	if (!ret)
+		ret = scsi_lu_forget(app->state_dirfd, name);
+	if (ret)
+		log_warn("lun.forget.failed", "name=%s reason=\"%s\"", name, strerror(-ret));
+}
+
 static int delete_lun(struct appliance *app, const char *name, bool force, struct reason *why)
 {
 	struct plan_step s = {.kind = PLAN_REMOVE_TARGET};
@@ -409,6 +423,8 @@ static int delete_lun(struct appliance *app, const char *name, bool force, struc
 	mutex_unlock(&app->lock);
 	if (!ret && app->config_path)
 		ret = app_save_commanded(app, app->declared, why);
+	if (!ret)
+		forget_lun(app, name);
 	return ret;
 }
 

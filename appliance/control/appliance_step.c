@@ -19,6 +19,7 @@
 
 #define IN_USE_NS	(2 * NSEC_PER_SEC)
 #define IN_USE_PAUSE_NS (20 * NSEC_PER_MSEC)
+#define CLOSING_NS	(500 * NSEC_PER_MSEC) /* a LUN that was deleted may still be closing */
 #define OPENERS		8
 
 /* --- the sorted arrays --- */
@@ -206,7 +207,7 @@ static int open_lun(struct appliance *app, const struct config_lun *spec, uint64
 
 int app_open_lun(struct appliance *app, const struct config_lun *spec, struct reason *why)
 {
-	return open_lun(app, spec, app->starting ? IN_USE_NS : 0, why);
+	return open_lun(app, spec, app->starting ? IN_USE_NS : CLOSING_NS, why);
 }
 
 /* Takes LUN @name off every target; the places are noted nowhere: the declaration has them. */

@@ -226,3 +226,14 @@ int lun_identity_load(const struct lun_options *opt, struct lun_identity *ret_id
 	*ret_id = id;
 	return 0;
 }
+
+int lun_identity_forget(int state_dirfd, const char *name)
+{
+	_cleanup_close_ int dirfd = open_record_dir(state_dirfd);
+	char file[LUN_NAME_MAX + 8];
+
+	if (dirfd < 0)
+		return dirfd;
+	snprintf(file, sizeof(file), "%s.json", name);
+	return file_remove(dirfd, file);
+}

@@ -136,6 +136,9 @@ struct lun_identity {
 	uint32_t generation; /* of the state record */
 };
 
+/** Forgets the identity kept for @name: a LUN made under that name later is another one. Blocks. */
+int lun_identity_forget(int state_dirfd, const char *name);
+
 /* --- life --- */
 
 struct lun_options {

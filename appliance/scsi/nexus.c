@@ -88,6 +88,14 @@ static void itl_free(struct scsi_itl *itl)
 	free(itl);
 }
 
+/* Commands hold it, and a message on its way to it. */
+static void itl_free_unless_held(struct scsi_itl *itl)
+{
+	if (itl->stale && !atomic_load_explicit(&itl->cmds, memory_order_relaxed) &&
+	    !atomic_load_explicit(&itl->told, memory_order_acquire))
+		itl_free(itl);
+}
+
 /* The nexus has lost the logical unit: what it held there goes. */
 static void itl_drop(struct scsi_itl *itl)
 {
@@ -100,8 +108,7 @@ static void itl_drop(struct scsi_itl *itl)
 	mutex_unlock(&lu->lock);
 	scsi_pr_nexus_loss(lu, itl->nexus);
 	itl->stale = true;
-	if (!atomic_load_explicit(&itl->cmds, memory_order_relaxed))
-		itl_free(itl);
+	itl_free_unless_held(itl);
 }
 
 /* Only the nexus's thread writes the count, so no atomic addition is needed; others look at it. */
@@ -117,8 +124,8 @@ void scsi_itl_put(struct scsi_itl *itl)
 	uint32_t n = atomic_load_explicit(&itl->cmds, memory_order_relaxed) - 1;
 
 	atomic_store_explicit(&itl->cmds, n, memory_order_relaxed);
-	if (!n && itl->stale)
-		itl_free(itl);
+	if (!n)
+		itl_free_unless_held(itl);
 }
 
 static struct scsi_itl *itl_create(struct scsi_nexus *nx, uint64_t lun, uint64_t gen, int *ret_err)
@@ -157,6 +164,32 @@ static bool itl_revalidate(struct scsi_itl *itl, uint64_t gen)
 	else
 		itl_drop(itl);
 	return same;
+}
+
+static void look_again(struct reactor_msg *m)
+{
+	struct scsi_itl *itl = container_of(m, struct scsi_itl, look);
+
+	atomic_exchange(&itl->told, false); /* who still saw true has changed the map before */
+	if (itl->stale)			    /* its nexus may be gone */
+		itl_free_unless_held(itl);
+	else
+		itl_revalidate(itl, atomic_load_explicit(&itl->nexus->target->map_gen,
+							 memory_order_acquire));
+}
+
+void scsi_itl_tell_unmapped(struct scsi_target *t, struct scsi_lu *lu)
+{
+	struct scsi_itl *itl;
+
+	/* Who is in the list has not been dropped: that happens under the same lock. */
+	mutex_scope(&lu->lock);
+	list_for_each_entry (itl, &lu->itls, lu_link) {
+		if (itl->nexus->target != t || atomic_exchange(&itl->told, true))
+			continue;
+		itl->look.fn = look_again;
+		reactor_post(itl->nexus->reactor, &itl->look);
+	}
 }
 
 struct scsi_itl *scsi_itl_find(struct scsi_nexus *nx, uint64_t lun, int *ret_err)

@@ -210,6 +210,8 @@ struct scsi_lu_options {
  */
 int scsi_lu_create(struct lun *lun, const struct scsi_lu_options *opt, struct scsi_lu **ret_lu,
 		   struct reason *why);
+/** Removes what was kept for the LU of LUN @name: reservations, mode pages, a sanitize. Blocks. */
+int scsi_lu_forget(int state_dirfd, const char *name);
 struct scsi_lu *scsi_lu_ref(struct scsi_lu *lu);
 void scsi_lu_unref(struct scsi_lu *lu);
 struct lun *scsi_lu_lun(struct scsi_lu *lu);

@@ -135,11 +135,20 @@ struct scsi_itl {
 	uint64_t map_gen;	     /* target's map generation it was checked against; ditto */
 	_Atomic uint32_t cmds;	     /* commands that hold it; written by the nexus's thread */
 	bool stale;		     /* no longer in nexus->itls; freed with its last command */
+	_Atomic bool
+		told; /* @look is on its way: set under lu->lock, cleared by the nexus's thread */
+	struct reactor_msg look; /* the map has changed */
 };
 
 /** The state of @nx on LUN @lun, made when it is not there yet; NULL: no such LUN (*@ret_err 0) or
  * -ENOMEM. On the nexus's thread. */
 struct scsi_itl *scsi_itl_find(struct scsi_nexus *nx, uint64_t lun, int *ret_err);
+/**
+ * LUN numbers of @t that named @lu name it no more: nexuses that have state there look again, and
+ * let go of @lu, which would otherwise live (and keep its store open) until each sends its next
+ * command. Any thread, lu->lock not held.
+ */
+void scsi_itl_tell_unmapped(struct scsi_target *t, struct scsi_lu *lu);
 /** A command holds on to it, lets go of it. On the nexus's thread. */
 void scsi_itl_get(struct scsi_itl *itl);
 void scsi_itl_put(struct scsi_itl *itl);

@@ -127,6 +127,23 @@ void state_file_name(const struct scsi_lu *lu, const char *what, char *buf)
 	snprintf(buf, 128, "%s.%s.json", lun_name(lu->lun), what);
 }
 
+int scsi_lu_forget(int state_dirfd, const char *lun)
+{
+	static const char *const kinds[] = {"reservations", "modes", "sanitize"};
+	_cleanup_close_ int dirfd =
+		openat(state_dirfd, "scsi", O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
+	char name[128];
+	int ret = 0;
+
+	if (dirfd < 0)
+		return errno == ENOENT ? 0 : -errno;
+	for (unsigned i = 0; i < 3 && !ret; i++) {
+		snprintf(name, sizeof(name), "%s.%s.json", lun, kinds[i]);
+		ret = file_remove(dirfd, name);
+	}
+	return ret;
+}
+
 int state_load(const struct scsi_lu *lu, const char *what, char **ret_text, struct reason *why)
 {
 	_cleanup_close_ int dirfd = -1;

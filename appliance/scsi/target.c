@@ -151,6 +151,7 @@ int scsi_target_unmap(struct scsi_target *t, unsigned number)
 	mutex_unlock(&t->lock);
 	if (!lu)
 		return -ENOENT;
+	scsi_itl_tell_unmapped(t, lu);
 	scsi_lu_unref(lu);
 	return 0;
 }

@@ -61,6 +61,22 @@ def test_lun_create_resize_delete(ebb, disk, tmp_path):
     assert e.cli("apply").stdout == "nothing to do\n"
 
 
+def test_a_name_used_again_is_another_lun(ebb, disk, tmp_path):
+    e = ebb(disk("16M"))
+
+    def make(path):
+        e.cli("lun", "create", "x", tmp_path / path, "--size", "8M")
+        return next(o["uuid"] for o in cli_json(e, "lun", "list") if o["name"] == "x")
+
+    first = make("one.img")
+    e.cli("lun", "delete", "x")
+    assert make("two.img") != first  # nobody may take two.img for one.img
+    second = cli_json(e, "lun", "show", "x")["uuid"]
+    assert sorted(p.name for p in (e.folder / "state/luns").iterdir()) == ["disk0.json", "x.json"]
+    e.cli("lun", "delete", "x")
+    assert make("one.img") not in (first, second)
+
+
 @pytest.mark.parametrize("args, reason", [
     (("lun", "create", "disk0", "/x"), "declared already"),
     (("lun", "create", "new", "/nonexistent/x"), "No such file"),

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What happens to the medium and to the LUN map reaches initiators that are logged in, as the right sense."""
 import os
+import pathlib
 import resource
 import struct
 import subprocess
@@ -125,6 +126,26 @@ def test_chap_algorithms_are_the_files_to_choose(ebbd, disk):
     declare("[md5]")  # with no restart
     ebbd.cli("apply")
     assert [status(alg) for alg in (5, 6, 7, 8)] == [0, 0x0201, 0x0201, 0x0201]
+
+
+def test_a_lun_that_is_not_shown_any_more_is_closed_though_sessions_are_idle(ebbd, disk):
+    a, b = disk("16M"), disk("8M")
+    luns = [f"{{name: a, path: {a}}}", f"{{name: b, path: {b}}}"]
+    target = f"  targets:\n  - iqn: {IQN}many\n    luns: "
+    ebbd.declare(f"[{', '.join(luns)}]", extra=target + "[a, b]\n")
+    ebbd.start()
+    idle = [login(ebbd.iscsi_port, "many", f"{INITIATOR}{i}") for i in range(4)]
+    for r in idle:
+        assert sense(r.wait(r.command(bytes(6), lun=1))) == (6, 0x2900)
+    ebbd.declare(f"[{', '.join(luns)}]", extra=target + "[a]\n  auto_targets: false\n")
+    ebbd.cli("apply")
+    ebbd.declare(f"[{luns[0]}]", extra=target + "[a]\n")
+    ebbd.cli("apply")
+    wait_for("the file to be closed", lambda: not any(
+        os.path.realpath(f) == str(b) for f in pathlib.Path(f"/proc/{ebbd.proc.pid}/fd").iterdir()))
+    for r in idle:
+        assert sense(r.wait(r.command(bytes(6), lun=1))) == (5, 0x2500)
+        assert sense(r.wait(r.command(bytes(6)))) == (6, 0x3F0E)
 
 
 # --- the medium ---
