@@ -9,6 +9,7 @@ import pytest
 
 from conftest import EBBD, PLUGIN, need, run
 from controllib import Daemon, wait_for
+from iscsi_raw import Raw
 
 
 @pytest.fixture
@@ -177,6 +178,21 @@ def test_chap_and_acl_are_from_the_file(ebbd, disk):
     ebbd.config.write_text(text.replace("iqn.1999-01.org.nobody:x", "'*'"))
     ebbd.cli("apply")
     assert "EBB" in run(inq, f"iscsi://{portal}/iqn.2026-11.local.ebb:closed/0").stdout
+
+
+def test_a_login_that_the_acl_overtakes_is_refused(ebbd, disk):
+    iqn = "iqn.2026-11.local.ebb:shut"
+    ebbd.declare(f"[{{name: a, path: {disk('16M')}}}]",
+                 extra=f"  targets:\n  - iqn: {iqn}\n    luns: [a]\n    initiators: ['*']\n")
+    ebbd.start()
+    r, late = Raw(ebbd.iscsi_port), Raw(ebbd.iscsi_port)
+    assert r.login(iqn).login_status == 0
+    assert late.login(iqn, csg=0, nsg=1).login_status == 0
+    ebbd.config.write_text(ebbd.config.read_text().replace("'*'", "iqn.1999-01.org.nobody:x"))
+    ebbd.cli("apply")
+    assert [p.bhs[36] for p in r.closed()][-1] == 2  # the session is told to go
+    assert late.login_pdu([]).login_status == 0x0202
+    assert late.closed() == []
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to give it up")

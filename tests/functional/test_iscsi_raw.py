@@ -449,6 +449,24 @@ def test_the_window_closes_and_wraps(serve):
     assert r.wait(r.command(bytes(6))).status == 0
 
 
+def test_requests_before_their_turn_have_a_limit(serve):
+    """What they carry is memory nobody has granted."""
+    s = serve()
+    r = s.session()
+    first, ping = r.cmdsn, os.urandom(1 << 18)
+    for i in range(1, 5):
+        r.nop(ping, imm=False, cmdsn=first + i)
+    r.nop(imm=False, cmdsn=first)
+    assert [len(r.recv().data) for _ in range(5)] == [0] + 4 * [8192]  # what we take in one PDU
+    try:
+        for i in range(6, 11):
+            r.nop(ping, imm=False, cmdsn=first + i)
+    except OSError:
+        pass
+    assert r.closed() == []
+    s.session()
+
+
 def test_immediate_commands_have_a_limit(serve):
     r = serve().session()
     itts = [r.command(write10(i, 1), 512, WRITE, imm=True) for i in range(33)]

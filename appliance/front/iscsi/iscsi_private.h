@@ -28,10 +28,11 @@
 
 #define ISCSI_IMMEDIATE_MAX 32	/* immediate requests of a session in progress */
 #define ISCSI_PDUS_MAX	    256 /* outgoing PDUs of a connection beside those of its tasks */
-#define ISCSI_PDUS_MANY                                                                      \
-	128		       /* with so many, no request is taken: the rest is for answers \
-				  to requests that waited for one before them */
-#define ISCSI_LOGIN_DATA 8192u /* MaxRecvDataSegmentLength before it is negotiated */
+#define ISCSI_PDUS_MANY                                                                           \
+	128			    /* with so many, no request is taken: the rest is for answers \
+				       to requests that waited for one before them */
+#define ISCSI_EARLY_MAX	 (1u << 20) /* bytes of requests but SCSI commands before their turn */
+#define ISCSI_LOGIN_DATA 8192u	    /* MaxRecvDataSegmentLength before it is negotiated */
 
 struct iscsi_conn;
 struct iscsi_task;
@@ -70,8 +71,9 @@ struct iscsi_portal {
 	struct iscsi_server *srv;
 	struct reactor *reactor;
 	struct listener *listener; /* that thread's */
-	char given[ISCSI_ADDRESS_MAX], bound[ISCSI_ADDRESS_MAX];
-	struct list_node link; /* server->portals, under server->lock */
+	char given[ISCSI_ADDRESS_MAX];
+	char bound[ISCSI_ADDRESS_MAX]; /* under server->lock; "" until it listens */
+	struct list_node link;	       /* server->portals, under server->lock */
 };
 
 struct iscsi_server {

@@ -74,8 +74,10 @@ static void accepted(void *ctx, int fd, const struct sockaddr_storage *peer)
 static void open_listener(struct iscsi_portal *p, struct call *k)
 {
 	k->result = listener_open(p->reactor, p->given, accepted, p, &p->listener, k->why);
-	if (k->result == 0)
-		snprintf(p->bound, sizeof(p->bound), "%s", listener_address(p->listener));
+	if (k->result < 0)
+		return;
+	mutex_scope(&p->srv->lock);
+	snprintf(p->bound, sizeof(p->bound), "%s", listener_address(p->listener));
 }
 
 static void close_listener(struct iscsi_portal *p, struct call *k)

@@ -179,6 +179,20 @@ static int execute(struct iscsi_conn *c, const struct iscsi_bhs *bhs, void **buf
 	}
 }
 
+/* Bytes that requests hold which came before their turn; SCSI commands are counted elsewhere. */
+static size_t early_bytes(const struct iscsi_conn *c)
+{
+	struct list_node *n;
+	size_t sum = 0;
+
+	list_for_each (n, &c->queued) {
+		const struct iscsi_task *t = container_of(n, struct iscsi_task, link);
+
+		sum += t->buf ? iscsi_dsl(&t->bhs) : 0;
+	}
+	return sum;
+}
+
 static int other_request(struct iscsi_conn *c)
 {
 	struct iscsi_task *t;
@@ -191,6 +205,8 @@ static int other_request(struct iscsi_conn *c)
 		r = execute(c, &c->bhs, &c->rx_buf);
 		return r == 0 ? drain_queue(c) : r;
 	}
+	if (early_bytes(c) + iscsi_dsl(&c->bhs) > ISCSI_EARLY_MAX)
+		return iscsi_conn_fail(c, "too much data of requests before their turn");
 	t = iscsi_task_new(c);
 	if (!t)
 		return -ENOMEM;
@@ -425,6 +441,8 @@ static int admit_locked(struct iscsi_conn *c, struct iscsi_conn **ret_old)
 		return ISCSI_LOGIN_UNAVAILABLE;
 	if (l->target && l->target->removed)
 		return ISCSI_LOGIN_REMOVED;
+	if (l->target && !iscsi_access_allows(l->target->access, l->initiator))
+		return ISCSI_LOGIN_FORBIDDEN; /* changed since the login began */
 	if (l->tsih != 0)
 		return old && old->tsih == l->tsih ? ISCSI_LOGIN_TOO_MANY : ISCSI_LOGIN_NO_SESSION;
 	if (old) {
