@@ -128,7 +128,6 @@ static unsigned page_block_limits(struct scsi_cmd *cmd, uint8_t *b)
 static unsigned page_characteristics(struct scsi_cmd *cmd, uint8_t *b)
 {
 	put_be16(b, cmd->lu->rotational ? 0 : 1); /* not reported : non-rotating medium */
-	b[3] = 0x50; /* WABEREQ, WACEREQ: reads succeed after block and crypto erase */
 	b[3] = 0x50; /* WABEREQ, WACEREQ: after an erase, reads are good and return what was left */
 	return 0x3c;
 }

@@ -269,7 +269,9 @@ static void select_begin(struct state_change *sc)
 	struct mode_refusal why;
 	int ret;
 
-	ms->next = modes_of(cmd->lu)->current; /* only who has the turn changes it */
+	mutex_lock(&cmd->lu->lock); /* who has the turn changes it, or a reset */
+	ms->next = modes_of(cmd->lu)->current;
+	mutex_unlock(&cmd->lu->lock);
 	ret = mode_values_select(&ms->next, cmd->out->data + ms->pages, cmd->out_len - ms->pages,
 				 (unsigned)ms->pages, &why);
 	if (ret) {

@@ -28,7 +28,8 @@
 #include "scsi/scsi_internal.h"
 #include "scsi/state_change.h"
 
-#define VERDICTS 64
+#define VERDICTS  64
+#define NAMES_MAX 32 /* initiators of which one list can register all ports */
 
 /* What a nexus may do, beside its id << 8. */
 enum { VERDICT_VALID = 1, VERDICT_READ = 2, VERDICT_WRITE = 4, VERDICT_LEGACY = 8 };
@@ -329,6 +330,7 @@ struct pr_out {
 	struct pr_nexus self;
 	struct pr_nexus *others;
 	size_t n_others, cap_others;
+	size_t any[NAMES_MAX], n_any; /* offsets of TransportIDs that stand for all ports */
 	struct pr_request rq;
 	struct pr_state next;
 	struct pr_effects effects;
@@ -349,8 +351,45 @@ static void pr_out_free(void *priv)
 	free(po);
 }
 
+/** Ends the command with what the state machine said. */
+static void refuse(struct scsi_cmd *cmd, enum pr_verdict v)
+{
+	switch (v) {
+	case PR_CONFLICT:
+		scsi_finish(cmd, SCSI_RESERVATION_CONFLICT);
+		break;
+	case PR_BAD_SCOPE_OR_TYPE:
+		scsi_bad_cdb_field(cmd, 2, -1);
+		break;
+	case PR_BAD_SA_KEY:
+		scsi_bad_param_field(cmd, 8, -1);
+		break;
+	case PR_BAD_SPEC_I_PT:
+		scsi_bad_param_field(cmd, 20, 3);
+		break;
+	case PR_BAD_TRANSPORT_ID:
+		scsi_bad_param_field(cmd, 24, -1);
+		break;
+	case PR_BAD_RELEASE:
+		scsi_check(cmd, SENSE_ILLEGAL_REQUEST, ASC_INVALID_RELEASE_OF_RESERVATION);
+		break;
+	case PR_NO_RESOURCES:
+		scsi_check(cmd, SENSE_ILLEGAL_REQUEST, ASC_INSUFFICIENT_REGISTRATION_RESOURCES);
+		break;
+	default:
+		scsi_check(cmd, SENSE_ILLEGAL_REQUEST, ASC_INSUFFICIENT_RESOURCES);
+		break;
+	}
+}
+
+/* Each port once, and no more than can be registered. */
 static bool add_other(struct pr_out *po, const struct pr_nexus *n)
 {
+	for (size_t i = 0; i < po->n_others; i++)
+		if (pr_nexus_equal(&po->others[i], n))
+			return true;
+	if (po->n_others == PR_REGISTRATIONS_MAX)
+		return false;
 	if (po->n_others == po->cap_others) {
 		size_t cap = po->cap_others ? po->cap_others * 2 : 4;
 		struct pr_nexus *v = realloc(po->others, cap * sizeof(*v));
@@ -392,6 +431,23 @@ static int add_known_ports(struct pr_out *po, const struct pr_nexus *named)
 	return n;
 }
 
+/**
+ * Notes the name at @off that stands for all ports. 1: it is new. 0: it has been there - a list of
+ * one name over and over, that stands for hundreds of sessions, costs no more than one. -ENOMEM.
+ */
+static int note_any(struct pr_out *po, size_t off, size_t len)
+{
+	const uint8_t *p = po->cmd->out->data;
+
+	for (size_t i = 0; i < po->n_any; i++)
+		if (po->any[i] + len <= off && !memcmp(p + po->any[i], p + off, len))
+			return 0;
+	if (po->n_any == NAMES_MAX)
+		return -ENOMEM;
+	po->any[po->n_any++] = off;
+	return 1;
+}
+
 /** One TransportID at @off of the parameter list. Ends the command and returns 0 when it is bad. */
 static size_t take_transport_id(struct pr_out *po, size_t off, size_t end, uint16_t rel_port,
 				bool allow_any)
@@ -408,10 +464,17 @@ static size_t take_transport_id(struct pr_out *po, size_t off, size_t end, uint1
 		scsi_bad_param_field(cmd, (unsigned)off, -1);
 		return 0;
 	}
-	ret = any ? add_known_ports(po, &n) : add_other(po, &n);
+	if (any) {
+		ret = note_any(po, off, used);
+		if (!ret)
+			return used;
+		ret = ret < 0 ? ret : add_known_ports(po, &n);
+	} else {
+		ret = add_other(po, &n);
+	}
 	if (ret <= 0) {
 		if (ret < 0 || !any)
-			scsi_check(cmd, SENSE_ILLEGAL_REQUEST, ASC_INSUFFICIENT_RESOURCES);
+			refuse(cmd, PR_NO_RESOURCES);
 		else
 			scsi_bad_param_field(cmd, (unsigned)off, -1);
 		return 0;
@@ -513,37 +576,6 @@ static bool decode(struct pr_out *po)
 	po->rq.others = po->others;
 	po->rq.n_others = po->n_others;
 	return true;
-}
-
-/** Ends the command with what the state machine said. */
-static void refuse(struct scsi_cmd *cmd, enum pr_verdict v)
-{
-	switch (v) {
-	case PR_CONFLICT:
-		scsi_finish(cmd, SCSI_RESERVATION_CONFLICT);
-		break;
-	case PR_BAD_SCOPE_OR_TYPE:
-		scsi_bad_cdb_field(cmd, 2, -1);
-		break;
-	case PR_BAD_SA_KEY:
-		scsi_bad_param_field(cmd, 8, -1);
-		break;
-	case PR_BAD_SPEC_I_PT:
-		scsi_bad_param_field(cmd, 20, 3);
-		break;
-	case PR_BAD_TRANSPORT_ID:
-		scsi_bad_param_field(cmd, 24, -1);
-		break;
-	case PR_BAD_RELEASE:
-		scsi_check(cmd, SENSE_ILLEGAL_REQUEST, ASC_INVALID_RELEASE_OF_RESERVATION);
-		break;
-	case PR_NO_RESOURCES:
-		scsi_check(cmd, SENSE_ILLEGAL_REQUEST, ASC_INSUFFICIENT_REGISTRATION_RESOURCES);
-		break;
-	default:
-		scsi_check(cmd, SENSE_ILLEGAL_REQUEST, ASC_INSUFFICIENT_RESOURCES);
-		break;
-	}
 }
 
 /* Committing: the new state in its place, and everybody told. */

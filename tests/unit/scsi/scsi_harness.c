@@ -85,8 +85,8 @@ void world_close(struct world *w)
 
 	scsi_lu_unref(w->lu);
 	scsi_target_unref(w->target);
+	worker_drain(); /* its threads tell reactors */
 	reactor_set_stop(w->set);
-	worker_drain();
 	if (w->state_dirfd >= 0)
 		close(w->state_dirfd);
 	snprintf(cmd, sizeof(cmd), "rm -rf %s", w->dir);

@@ -294,6 +294,33 @@ static void spec_i_pt_registers_the_listed_ports(void **state)
 	world_close(w);
 }
 
+/** A name without an ISID stands for all its sessions, however often it is listed. */
+static void spec_i_pt_counts_a_port_once(void **state)
+{
+	enum { TIMES = 2000, EACH = 24 };
+	struct world *w = world_open(&(struct world_options){0});
+	struct initiator *a = login(w, 0, "iqn.a"), *b = login(w, 1, "iqn.b");
+	uint8_t *list = calloc(1, 28 + TIMES * EACH);
+
+	put_be64(list + 8, 0xa);
+	list[20] = SPEC_I_PT;
+	put_be32(list + 24, TIMES * EACH);
+	for (unsigned i = 0; i < TIMES; i++) {
+		uint8_t *id = list + 28 + i * EACH;
+
+		id[0] = 0x05;
+		put_be16(id + 2, EACH - 4);
+		memcpy(id + 4, "iqn.b", 5);
+	}
+	send_cdb(a, CDB(0x5f, 0, 0, 0, 0, BE32(28 + TIMES * EACH), 0), list, 28 + TIMES * EACH);
+	expect_good(a);
+	assert_int_equal(keys(a), 2);
+	free(list);
+	world_logout(a);
+	world_logout(b);
+	world_close(w);
+}
+
 static void reserve6_holds_until_released_reset_or_lost(void **state)
 {
 	struct world *w = world_open(&(struct world_options){0});
@@ -398,6 +425,7 @@ int main(void)
 		cmocka_unit_test(a_state_that_cannot_be_written_changes_nothing),
 		cmocka_unit_test(aptpl_without_a_place_for_it_is_refused),
 		cmocka_unit_test(spec_i_pt_registers_the_listed_ports),
+		cmocka_unit_test(spec_i_pt_counts_a_port_once),
 		cmocka_unit_test(reserve6_holds_until_released_reset_or_lost),
 		cmocka_unit_test(reserve6_beside_persistent_reservations),
 		cmocka_unit_test(bad_requests_point_to_what_is_bad),
