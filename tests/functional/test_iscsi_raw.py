@@ -238,6 +238,17 @@ def test_send_targets_forms(serve):
     assert parse(n.text(text([("SendTargets", "All")])).data) == {"SendTargets": "Reject"}
 
 
+def test_wildcard_portals_are_told_by_the_address_that_was_reached(serve):
+    s = serve("-p", "0.0.0.0:0", "-p", "[::]:0", "-p", "127.0.0.1:0")
+    v4, v6, plain = [int(re.search(r":(\d+)/iqn", line).group(1)) for line in s.lines[:3]]
+    for host, port, want in (("127.0.0.2", v4, [f"127.0.0.2:{v4},1", f"127.0.0.1:{plain},1"]),
+                             ("::1", v6, [f"[::1]:{v6},1", f"127.0.0.1:{plain},1"])):
+        r = Raw(port, host)
+        assert r.login(None, discovery=True).login_status == 0
+        said = [v.decode() for v in r.text(text([("SendTargets", "All")])).data.split(b"\0") if v]
+        assert said == [f"TargetName={IQN}"] + [f"TargetAddress={a}" for a in want]
+
+
 def test_a_long_text_answer_comes_in_pieces(serve):
     s = serve(*(x for i in range(12) for x in ("-p", f"127.0.{i}.1:0")))
     r = s.connect()

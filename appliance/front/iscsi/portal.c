@@ -202,12 +202,17 @@ static void say_address(struct iscsi_text_out *out, const char *bound,
 	}
 	if (iscsi_text_number(strrchr(bound, ':') + 1, &port) < 0)
 		return;
-	if (own.ss_family == AF_INET)
+	if (own.ss_family == AF_INET && bound[0] != '[') {
 		((struct sockaddr_in *)&own)->sin_port = htons((uint16_t)port);
-	else if (own.ss_family == AF_INET6 && bound[0] == '[')
-		((struct sockaddr_in6 *)&own)->sin6_port = htons((uint16_t)port);
-	else
+	} else if (own.ss_family == AF_INET6 && bound[0] == '[') {
+		struct sockaddr_in6 *in6 = (struct sockaddr_in6 *)&own;
+
+		in6->sin6_port = htons((uint16_t)port);
+		in6->sin6_scope_id =
+			0; /* the name of our interface says nothing to the initiator */
+	} else {
 		return; /* a wildcard of the other family: no address to say */
+	}
 	stream_format_address(&own, addr, sizeof(addr));
 	iscsi_text_add(out, "TargetAddress", "%s,%d", addr, ISCSI_PORTAL_GROUP);
 }
