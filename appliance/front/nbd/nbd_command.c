@@ -130,12 +130,27 @@ static int add_tls(struct nbd_command *c, const struct nbd_options *opt)
 	return err;
 }
 
+#if defined(__SANITIZE_ADDRESS__)
+extern void __asan_init(void);
+#define SANITIZER ((void *)__asan_init)
+#elif defined(__SANITIZE_THREAD__)
+extern void __tsan_init(void);
+#define SANITIZER ((void *)__tsan_init)
+#endif
+
+/* The runtime is for nbdkit alone: with ThreadSanitizer's, a shell does not start. */
+#ifdef SANITIZER
+#define PRELOAD "LD_PRELOAD=$EBB_PRELOAD; export LD_PRELOAD; "
+#else
+#define PRELOAD
+#endif
+
 /*
  * LISTEN_PID must be the pid of the process that becomes nbdkit; the shell knows it, we do not. It
  * waits for a line on stdin, the gate, which comes once we have recorded who it is.
  */
-#define SCRIPT                                                               \
-	"read -r go || exit 1; LISTEN_PID=$$; export LISTEN_PID; unset go; " \
+#define SCRIPT                                                                       \
+	"read -r go || exit 1; LISTEN_PID=$$; export LISTEN_PID; unset go; " PRELOAD \
 	"exec \"$0\" \"$@\" </dev/null"
 
 static int add_all(struct nbd_command *c, const struct nbd_options *opt, const char *plugin)
@@ -252,14 +267,6 @@ void nbd_command_free(struct nbd_command *c)
 
 /* --- starting it --- */
 
-#if defined(__SANITIZE_ADDRESS__)
-extern void __asan_init(void);
-#define SANITIZER ((void *)__asan_init)
-#elif defined(__SANITIZE_THREAD__)
-extern void __tsan_init(void);
-#define SANITIZER ((void *)__tsan_init)
-#endif
-
 /**
  * The plugin of a sanitized build needs the sanitizer's runtime to be there first, in an nbdkit
  * that knows nothing of it: the one that runs us. Leaks of nbdkit's are not ours. Returns how many
@@ -268,12 +275,12 @@ extern void __tsan_init(void);
 static size_t add_sanitizer(char **env)
 {
 #ifdef SANITIZER
-	static char preload[PATH_MAX + 16], leaks[] = "ASAN_OPTIONS=detect_leaks=0";
+	static char preload[PATH_MAX + 20], leaks[] = "ASAN_OPTIONS=detect_leaks=0";
 	Dl_info info;
 
 	if (!dladdr(SANITIZER, &info))
 		return 0;
-	snprintf(preload, sizeof(preload), "LD_PRELOAD=%s", info.dli_fname);
+	snprintf(preload, sizeof(preload), "EBB_PRELOAD=%s", info.dli_fname);
 	env[0] = preload;
 	env[1] = leaks;
 	return 2;
