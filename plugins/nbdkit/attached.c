@@ -11,8 +11,8 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/prctl.h>
-#include <time.h>
 #include <unistd.h>
 
 #define NBDKIT_API_VERSION 2
@@ -29,11 +29,19 @@ static const struct plugin_config *config;
 
 /* --- a daemon that goes away --- */
 
-static void nap(unsigned ms)
-{
-	struct timespec t = {.tv_sec = ms / 1000, .tv_nsec = ms % 1000 * NSEC_PER_MSEC};
+/* The thread that watches the daemon; readable @watcher_stop ends it. -1: there is none. */
+static pthread_t watcher;
+static int watcher_stop = -1;
 
-	nanosleep(&t, NULL);
+/** Waits for an event of @sock (-1: none), @ms at most (-1: for ever); returns whether to stop. */
+static bool wait_or_stop(int sock, int ms)
+{
+	struct pollfd p[] = {{.fd = watcher_stop, .events = POLLIN},
+			     {.fd = sock, .events = POLLIN}};
+
+	while (poll(p, 2, ms) < 0 && errno == EINTR)
+		;
+	return p[0].revents != 0;
 }
 
 static unsigned retry_ms(void)
@@ -51,15 +59,13 @@ static void *watch_main(void *arg)
 {
 	uint64_t deadline = clock_now_ns() + retry_ms() * NSEC_PER_MSEC;
 	unsigned backoff = WATCH_MIN_MS;
+	bool stop = false;
 	int sock;
 
-	for (;;) {
+	while (!stop) {
 		if (port_client_watch(config->socket, &sock) == 0) {
-			struct pollfd p = {.fd = sock, .events = POLLIN};
-
 			/* The daemon says nothing here, so any event is its end. */
-			while (poll(&p, 1, -1) < 0 && errno == EINTR)
-				;
+			stop = wait_or_stop(sock, -1);
 			close(sock);
 			deadline = clock_now_ns() + retry_ms() * NSEC_PER_MSEC;
 			backoff = WATCH_MIN_MS;
@@ -67,7 +73,7 @@ static void *watch_main(void *arg)
 			nbdkit_error("no daemon for %u s: ending", retry_ms() / 1000);
 			_exit(EXIT_FAILURE);
 		}
-		nap(backoff);
+		stop = stop || wait_or_stop(-1, (int)backoff);
 		backoff = backoff * 2 < WATCH_MAX_MS ? backoff * 2 : WATCH_MAX_MS;
 	}
 	return NULL;
@@ -85,24 +91,35 @@ static int attached_start(const struct plugin_config *cfg, struct reason *why)
 
 static int attached_forked(struct reason *why)
 {
-	pthread_t watcher;
 	sigset_t all, old;
 	int err;
 
 	if (!config->supervised)
 		return 0;
+	watcher_stop = eventfd(0, EFD_CLOEXEC);
+	if (watcher_stop < 0)
+		return reason_set(why, errno, "eventfd: %s", strerror(errno));
 	sigfillset(&all);
 	pthread_sigmask(SIG_SETMASK, &all, &old);
 	err = pthread_create(&watcher, NULL, watch_main, NULL);
 	pthread_sigmask(SIG_SETMASK, &old, NULL);
-	if (err)
+	if (err) {
+		close(watcher_stop);
+		watcher_stop = -1;
 		return reason_set(why, err, "cannot start a thread: %s", strerror(err));
-	pthread_detach(watcher);
+	}
 	return 0;
 }
 
+/** The thread uses the configuration and this code, which are about to go. */
 static void attached_stop(void)
 {
+	if (watcher_stop < 0)
+		return;
+	eventfd_write(watcher_stop, 1);
+	pthread_join(watcher, NULL);
+	close(watcher_stop);
+	watcher_stop = -1;
 }
 
 /* --- exports --- */
