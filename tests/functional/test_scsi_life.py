@@ -2,15 +2,18 @@
 """What happens to the medium and to the LUN map reaches initiators that are logged in, as the right sense."""
 import os
 import pathlib
+import random
 import resource
 import struct
 import subprocess
+import threading
+import time
 
 import pytest
 
-from conftest import need, run
+from conftest import SLOW, need, run
 from controllib import Daemon, wait_for
-from iscsi_raw import INITIATOR, READ, WRITE, Raw
+from iscsi_raw import INITIATOR, READ, WRITE, NONE, Closed, Raw, read10, write10
 
 IQN = "iqn.2026-11.local.ebb:"
 root_only = pytest.mark.skipif(os.geteuid() != 0, reason="needs root to mount")
@@ -302,3 +305,109 @@ def test_aptpl_survives_being_killed(ebb, disk):
     e.start()
     assert pr_in(login(e.iscsi_port, "a"), 0)[4:] == bytes(4)
     run("qemu-io", "-f", "raw", "-c", "write 0 512", e.nbd("a"))
+
+
+# --- all at once ---
+
+
+class Restless:
+    """An initiator that does what may race: I/O, task management, reservations, leaving without a word."""
+
+    def __init__(self, port, n, stop):
+        self.port, self.n, self.stop = port, n, stop
+        self.rng, self.done, self.failed = random.Random(n), 0, None
+
+    def step(self, r):
+        lun = self.rng.choice([0, 0, 1])
+        what = self.rng.randrange(12)
+        if what < 4:
+            r.wait(r.command(write10(self.rng.randrange(2048), 8), 4096, WRITE, data=bytes(4096), lun=lun))
+        elif what < 6:
+            r.wait(r.command(read10(self.rng.randrange(2048), 8), 4096, READ, lun=lun))
+        elif what == 6:
+            itt = r.command(write10(0, 8), 4096, WRITE, data=bytes(4096), lun=lun)
+            t = r.tmf(self.rng.choice([2, 4, 5]), lun=lun)  # ABORT TASK SET, CLEAR TASK SET, LUN RESET
+            while (p := r.recv()).itt != t:
+                assert p.itt in (itt, NONE)
+        elif what == 7:
+            self.pr(r, 6, 0, self.n + 1, 0, lun)
+            self.pr(r, 1, self.n + 1, 0, 5, lun)
+        elif what == 8:
+            self.pr(r, 5, self.n + 1, self.rng.randrange(8) + 1, 5, lun)  # PREEMPT AND ABORT
+        elif what == 9:
+            self.pr(r, self.rng.choice([2, 3]), self.n + 1, 0, 5, lun)
+        elif what == 10:
+            unmap = struct.pack(">HH4xQI4xQI4x", 38, 32, 0, 64, 1024, 64)
+            r.wait(r.command(b"\x42" + bytes(6) + struct.pack(">HB", 40, 0), 40, WRITE, unmap, lun=lun))
+        else:
+            for _ in range(8):
+                r.command(write10(self.rng.randrange(2048), 8), 4096, WRITE, data=bytes(4096), lun=lun)
+            raise Closed()
+
+    def pr(self, r, sa, key, sa_key, kind, lun):
+        r.wait(r.command(bytes([0x5F, sa, kind, 0, 0]) + struct.pack(">IB", 24, 0), 24, WRITE,
+                         struct.pack(">QQ8x", key, sa_key), lun=lun))
+
+    def run(self):
+        try:
+            while not self.stop.is_set():
+                r = Raw(self.port)
+                try:
+                    if r.login(IQN + "many", initiator=f"{INITIATOR}{self.n}").login_status:
+                        continue
+                    while not self.stop.is_set():
+                        self.step(r)
+                        self.done += 1
+                except Closed:
+                    pass
+                finally:
+                    r.close()
+        except Exception as e:  # told by the test, which joins
+            self.failed = e
+            raise
+
+
+def tell_of_aborts(r, lun):
+    """Saves TAS = 1: commands that others abort end with TASK ABORTED, not silently."""
+    while (p := r.wait(r.command(bytes([0x5A, 8, 0x0A, 0, 0, 0, 0, 0, 64, 0]), 64, READ, lun=lun))).status:
+        assert sense(p)[0] == 6
+    page = bytearray(p.all[8:20])
+    page[0] &= 0x3F
+    page[5] |= 0x40
+    assert r.wait(r.command(bytes([0x55, 0x11, 0, 0, 0, 0, 0, 0, 20, 0]), 20, WRITE, bytes(8) + page, lun=lun)).status == 0
+
+
+def test_initiators_and_changes_all_at_once(ebbd, disk):
+    a, b = disk("16M"), disk("16M")
+    luns = f"[{{name: a, path: {a}}}, {{name: b, path: {b}}}]"
+    target = f"  auto_targets: false\n  targets:\n  - iqn: {IQN}many\n    luns: "
+    ebbd.declare(luns, extra=target + "[a, b]\n")
+    ebbd.start()
+    r = login(ebbd.iscsi_port, "many")
+    for lun in (0, 1):
+        tell_of_aborts(r, lun)
+    r.close()
+    stop = threading.Event()
+    crowd = [Restless(ebbd.iscsi_port, n, stop) for n in range(6)]
+    threads = [threading.Thread(target=c.run) for c in crowd]
+    for t in threads:
+        t.start()
+    try:
+        end, size, n = time.monotonic() + 5 * SLOW, 16, 0
+        while time.monotonic() < end:
+            n += 1
+            ebbd.declare(luns if n % 4 else f"[{{name: a, path: {a}}}]", extra=target + ("[a]\n" if n % 2 else "[a, b]\n"))
+            ebbd.cli("apply", check=False)
+            size += 1
+            ebbd.cli("lun", "resize", "a", f"{size}M")
+            ebbd.json("session", "list")
+    finally:
+        stop.set()
+        for t in threads:
+            t.join(60 * SLOW)
+    assert [c.failed for c in crowd] == [None] * len(crowd)
+    assert n > 3 and all(c.done for c in crowd), (n, [c.done for c in crowd])
+    r = login(ebbd.iscsi_port, "many", INITIATOR + "last")
+    assert capacity(r) == size << 20
+    r.close()
+    wait_for("all sessions to be gone", lambda: ebbd.json("session", "list") == [])
