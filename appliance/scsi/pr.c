@@ -336,8 +336,18 @@ struct pr_out {
 	struct pr_effects effects;
 	uint64_t *abort_ids; /* nexuses whose commands PREEMPT AND ABORT ends */
 	size_t n_abort;
-	_Atomic unsigned aborting;
+	struct preempt_wait *wait; /* NULL: PREEMPT AND ABORT does not wait (any more) */
+};
+
+/*
+ * PREEMPT AND ABORT waits for the commands of the preempted. Theirs may be one that waits for ours,
+ * so it must end at once when it is aborted itself: what is waited with outlives the command.
+ */
+struct preempt_wait {
+	_Atomic unsigned left;
+	struct reactor *reactor;
 	struct reactor_msg msg;
+	struct scsi_cmd *cmd; /* the reactor's thread only; NULL: it has ended */
 };
 
 static void pr_out_free(void *priv)
@@ -346,6 +356,8 @@ static void pr_out_free(void *priv)
 
 	free(po->others);
 	free(po->abort_ids);
+	if (po->wait)
+		free(po->wait); /* it has not begun */
 	pr_state_free(&po->next);
 	pr_effects_free(&po->effects);
 	free(po);
@@ -622,18 +634,56 @@ static void tell_nexus_locked(struct pr_out *po, struct scsi_itl *itl)
 
 static void after_abort(struct reactor_msg *m)
 {
-	scsi_good(container_of(m, struct pr_out, msg)->cmd);
+	struct preempt_wait *w = container_of(m, struct preempt_wait, msg);
+	struct scsi_cmd *cmd = w->cmd;
+
+	if (cmd) {
+		((struct pr_out *)cmd->priv)->wait = NULL;
+		cmd->on_abort = NULL;
+	}
+	free(w);
+	if (cmd)
+		scsi_good(cmd);
 }
 
 /** Any thread. */
 static void one_aborted(void *arg)
 {
-	struct pr_out *po = arg;
+	struct preempt_wait *w = arg;
 
-	if (atomic_fetch_sub(&po->aborting, 1) == 1) {
-		po->msg.fn = after_abort;
-		reactor_post(po->cmd->nexus->reactor, &po->msg);
+	if (atomic_fetch_sub(&w->left, 1) == 1) {
+		w->msg.fn = after_abort;
+		reactor_post(w->reactor, &w->msg);
 	}
+}
+
+static void waiting_aborted(struct scsi_cmd *cmd)
+{
+	struct pr_out *po = cmd->priv;
+
+	po->wait->cmd = NULL;
+	po->wait = NULL;
+	scsi_finish(cmd, SCSI_TASK_ABORTED);
+}
+
+/** Ends the commands of the preempted; then, or when it is aborted itself, ends the command. */
+static void abort_preempted(struct pr_out *po)
+{
+	struct scsi_cmd *cmd = po->cmd;
+	struct scsi_lu *lu = cmd->lu;
+	struct preempt_wait *w = po->wait;
+	bool tas = atomic_load(&lu->mode.tas);
+
+	atomic_store(&w->left, (unsigned)po->n_abort + 1);
+	w->reactor = cmd->nexus->reactor;
+	w->cmd = cmd;
+	for (size_t i = 0; i < po->n_abort; i++)
+		scsi_nexus_abort(lu, po->abort_ids[i], tas, one_aborted, w);
+	if (cmd->aborted)
+		waiting_aborted(cmd);
+	else
+		cmd->on_abort = waiting_aborted;
+	one_aborted(w); /* from here on the command may have ended */
 }
 
 static void commit(struct pr_out *po)
@@ -653,13 +703,10 @@ static void commit(struct pr_out *po)
 	}
 	mutex_unlock(&lu->lock);
 	state_change_leave(&po->change);
-	atomic_store(&po->aborting, (unsigned)po->n_abort + 1);
-	for (size_t i = 0; i < po->n_abort; i++)
-		scsi_nexus_abort(lu, po->abort_ids[i], atomic_load(&lu->mode.tas), one_aborted, po);
-	if (!po->n_abort)
-		scsi_good(cmd);
+	if (po->n_abort)
+		abort_preempted(po);
 	else
-		one_aborted(po);
+		scsi_good(cmd);
 }
 
 static void state_saved(struct state_change *sc, int err)
@@ -712,7 +759,8 @@ static void pr_out_begin(struct state_change *sc)
 	mutex_unlock(&po->cmd->lu->lock);
 	if (v == PR_OK) {
 		po->abort_ids = calloc(po->effects.n + 1, sizeof(*po->abort_ids));
-		if (!po->abort_ids)
+		po->wait = calloc(1, sizeof(*po->wait));
+		if (!po->abort_ids || !po->wait)
 			v = PR_NO_MEMORY;
 	}
 	if (v == PR_OK) {

@@ -103,7 +103,12 @@ static void abort_all(struct scsi_nexus *nx, struct scsi_lu *lu, bool tas, void 
 
 	i->aborts++;
 	i->aborted_with_tas = tas;
-	fin(arg);
+	if (!i->keep_fin) {
+		fin(arg);
+		return;
+	}
+	i->fin_arg = arg;
+	atomic_store(&i->fin, fin);
 }
 
 static void event(struct scsi_nexus *nx, struct scsi_lu *lu, uint8_t asc, uint8_t ascq)

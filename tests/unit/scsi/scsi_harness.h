@@ -20,6 +20,7 @@
 #include <cmocka.h>
 
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 
 #include "scsi/scsi.h"
@@ -62,6 +63,9 @@ struct initiator {
 	uint32_t expect; /* the transport's expected data length; UINT32_MAX: as the CDB says */
 	unsigned aborts; /* times the device server asked to abort this nexus's commands */
 	bool aborted_with_tas;
+	bool keep_fin; /* do not answer: fin and fin_arg are the test's to call */
+	_Atomic(void (*)(void *arg)) fin;
+	void *fin_arg;
 	unsigned events;
 	/* of a command under way */
 	struct scsi_cmd cmd;

@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/endian.h"
@@ -321,6 +322,44 @@ static void spec_i_pt_counts_a_port_once(void **state)
 	world_close(w);
 }
 
+static void *preempt_main(void *arg)
+{
+	pr_out(arg, 0x05, TYPE_EA, 0xb, 0xa, 0);
+	return NULL;
+}
+
+static void abort_command(void *arg)
+{
+	scsi_cmd_abort(&((struct initiator *)arg)->cmd);
+}
+
+/** Two that preempt each other would wait for each other; who is aborted waits no longer. */
+static void preempt_and_abort_can_be_aborted(void **state)
+{
+	struct world *w = world_open(&(struct world_options){0});
+	struct initiator *a = login(w, 0, "iqn.a"), *b = login(w, 1, "iqn.b");
+	struct initiator *c = login(w, 1, "iqn.c");
+	pthread_t thread;
+
+	pr_out(a, 0x06, 0, 0, 0xa, 0);
+	pr_out(b, 0x06, 0, 0, 0xb, 0);
+	pr_out(a, 0x01, TYPE_EA, 0xa, 0, 0);
+	expect_good(a);
+	a->keep_fin = true;
+	assert_int_equal(pthread_create(&thread, NULL, preempt_main, b), 0);
+	while (!atomic_load(&a->fin))
+		nanosleep(&(struct timespec){.tv_nsec = 100000}, NULL);
+	on_reactor(c, abort_command, b);
+	pthread_join(thread, NULL);
+	assert_int_equal(b->r.status, SCSI_TASK_ABORTED);
+	a->fin(a->fin_arg); /* that comes late, to nobody */
+	assert_int_equal(keys(b), 1);
+	world_logout(a);
+	world_logout(b);
+	world_logout(c);
+	world_close(w);
+}
+
 static void reserve6_holds_until_released_reset_or_lost(void **state)
 {
 	struct world *w = world_open(&(struct world_options){0});
@@ -426,6 +465,7 @@ int main(void)
 		cmocka_unit_test(aptpl_without_a_place_for_it_is_refused),
 		cmocka_unit_test(spec_i_pt_registers_the_listed_ports),
 		cmocka_unit_test(spec_i_pt_counts_a_port_once),
+		cmocka_unit_test(preempt_and_abort_can_be_aborted),
 		cmocka_unit_test(reserve6_holds_until_released_reset_or_lost),
 		cmocka_unit_test(reserve6_beside_persistent_reservations),
 		cmocka_unit_test(bad_requests_point_to_what_is_bad),
