@@ -103,8 +103,13 @@ class Raw:
                 assert self.exactly(4) == crc32c(whole)
             data = whole[:n]
         p = Pdu(bhs, data)
-        if p.op not in (R2T,) and not (p.op == DATA_IN and not p.flags & 1) and not (p.op == NOP_IN and p.itt == NONE):
-            self.expstatsn = p.statsn + 1 & NONE
+        if p.op == LOGIN_RSP and p.bhs[36]:
+            return p  # a login that was refused has no StatSN
+        if p.op != DATA_IN or p.flags & 1:
+            assert p.statsn == self.expstatsn, f"StatSN {p.statsn}, not {self.expstatsn}: {p}"
+            # R2Ts and pings say the next StatSN and do not use it (RFC 7143 11.8.3, 11.19.2)
+            if p.op != R2T and not (p.op == NOP_IN and p.itt == NONE):
+                self.expstatsn = p.statsn + 1 & NONE
         return p
 
     def closed(self, seconds=10):
