@@ -259,7 +259,7 @@ def test_defaults_need_no_options(tmp_path, disk):
     (b'{"v":9,"method":"status"}\n', "version 1"),
     (b'{"v":1,"method":"lun.show","params":{"name":["x"]}}\n', "must be a string"),
     (b'{"v":1,"method":"lun.create","params":{"name":"a","path":"/x","block_size":99999999999}}\n', "must be 512 or 4096"),
-])
+], ids=["empty", "open", "binary", "deep", "method", "version", "type", "range"])
 def test_bad_messages_get_an_error_and_hurt_nobody(ebb, disk, data, words):
     e = ebb(disk())
     bad, good = Control(e.socket), Control(e.socket)
