@@ -26,7 +26,7 @@ def survive(e, kills, seed):
     rng = random.Random(seed)
     check = subprocess.Popen(
         [TOOLS / "consistency/consistency", "--iscsi", e.iscsi(), "--iscsi", e.iscsi(), "--nbd", e.nbd(), "--nbd", e.nbd(),
-         "--reconnect", "--seconds", str(int(kills * 3.5 * SLOW) + 5), "--seed", str(seed)],
+         f"--reconnect={30 * SLOW}", "--seconds", str(int(kills * 3.5 * SLOW) + 5), "--seed", str(seed)],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, stdin=subprocess.DEVNULL)
     done = 0
     try:

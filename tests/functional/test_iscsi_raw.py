@@ -779,7 +779,7 @@ def test_many_pings_at_once(serve, imm):
 
 
 def test_data_that_do_not_come_end_the_session(serve):
-    r = serve("-o", "nop_interval_ms=200", "-o", "nop_timeout_ms=400").session()
+    r = serve("-o", f"nop_interval_ms={200 * SLOW}", "-o", f"nop_timeout_ms={400 * SLOW}").session()
     r.write(0, bytes(512))
     begun = time.monotonic()
     got = []
