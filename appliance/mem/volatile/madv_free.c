@@ -64,8 +64,9 @@ static int madv_free_map(void **base, size_t size)
 }
 
 /*
- * Since 6.13 a process may give such advice about itself in one call for many runs, which costs a
- * third where pages are scattered. PIDFD_SELF_THREAD_GROUP, of 6.14, needs no descriptor.
+ * Newer kernels let a process give such advice about itself in one call for many runs (6.13), and
+ * name itself without a descriptor: PIDFD_SELF_THREAD_GROUP. Half the cost where pages are
+ * scattered. A kernel that does not know either refuses.
  */
 #define SELF (-10001)
 
