@@ -20,6 +20,11 @@
 	X(LUN_RANGE, "a LUN's range lock table")                                   \
 	X(STORE, "a backing store's own state")                                    \
 	X(WORKER, "the worker pool's queue")                                       \
+	X(TMEM_TABLE, "a tmem instance's clients and pools")                       \
+	X(TMEM_SHARD, "the hash chains of a part of a tmem pool")                  \
+	X(TMEM_OBJECT, "a tmem object's index; no two at once")                    \
+	X(TMEM_LRU, "a tmem client's list of ephemeral pages")                     \
+	X(TMEM_CLASS, "a size class of the store of compressed pages")             \
 	X(VMEM_THREADS, "the threads that hold magazines of arenas")               \
 	X(VMEM_DEPOT, "a quantum cache's depot of magazines")                      \
 	X(VMEM_GROW, "the growth of a store of boundary tags")                     \
