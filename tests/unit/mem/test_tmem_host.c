@@ -208,29 +208,58 @@ static void test_damaged_records(void **state)
 	}
 }
 
-/* Damage in the blocks themselves: a miss each, and everything else is untouched. */
-static void test_damage_in_a_block_is_a_miss(void **state)
+/* Loads whose record is damaged in its block before it is decoded. */
+static u32 damage;
+
+int __real_codec_decode(struct codec_work *w, const void *record, size_t max, void *page);
+int __wrap_codec_decode(struct codec_work *w, const void *record, size_t max, void *page);
+
+int __wrap_codec_decode(struct codec_work *w, const void *record, size_t max, void *page)
+{
+	if (damage) {
+		((uint8_t *)record)[damage * 7 % 40] ^= 0x10;
+		damage--;
+	}
+	return __real_codec_decode(w, record, max, page);
+}
+
+static void test_damaged_pages_are_misses(void **state)
+{
+	uint8_t page[TMEM_PAGE];
+	struct tmem_host_stats hs;
+	struct tmem_stats s;
+	struct fixture f;
+
+	open_host(&f, (struct codec_spec){0}, 0);
+	for (u64 i = 0; i < 64; i++)
+		assert_int_equal(put(&f, i, 30), 0);
+	make_page(page, 1, 30);
+	assert_int_equal(tmem_put(f.c, f.persistent, &oid, 0, page), 0);
+	damage = 31;
+	assert_int_equal(tmem_get(f.c, f.persistent, &oid, 0, page), -EIO);
+	for (u64 i = 0; i < 30; i++)
+		assert_int_equal(get(&f, i, 30), -ENOENT);
+	assert_int_equal(damage, 0);
+	for (u64 i = 0; i < 64; i++)
+		assert_int_equal(get(&f, i, 30), i < 30 ? -ENOENT : 0);
+	tmem_host_stats(f.h, &hs);
+	assert_int_equal(hs.damaged, 31);
+	tmem_client_stats(f.c, &s);
+	assert_int_equal(s.corrupt, 31);
+	assert_int_equal(s.pages, 34);
+	close_host(&f);
+}
+
+/* Overwriting blocks harms no structure of the packer. */
+static void test_blocks_hold_no_structure(void **state)
 {
 	struct vmem *records;
 	struct packer_cell *cell[64];
-	struct tmem_host_stats hs;
-	struct tmem_stats s;
 	struct fixture f;
 	struct packer *p;
 	u32 cost;
 	size_t room;
 
-	open_host(&f, (struct codec_spec){0}, 0);
-	for (u64 i = 0; i < 64; i++)
-		assert_int_equal(put(&f, i, 30), 0);
-	/* the core's view: a load that says so */
-	tmem_host_stats(f.h, &hs);
-	assert_int_equal(hs.damaged, 0);
-	tmem_client_stats(f.c, &s);
-	assert_int_equal(s.corrupt, 0);
-	close_host(&f);
-
-	/* the packer's: overwriting blocks harms no structure */
 	assert_int_equal(address_space_create(&(struct address_space_spec){.size = 16ull << 30,
 									   .wired = 1ull << 30},
 					      &f.as),
@@ -400,7 +429,8 @@ int main(void)
 		cmocka_unit_test(test_filled_pages_are_words),
 		cmocka_unit_test(test_bad_specs),
 		cmocka_unit_test(test_damaged_records),
-		cmocka_unit_test(test_damage_in_a_block_is_a_miss),
+		cmocka_unit_test(test_damaged_pages_are_misses),
+		cmocka_unit_test(test_blocks_hold_no_structure),
 		cmocka_unit_test(test_charges_are_what_the_packer_spends),
 		cmocka_unit_test(test_compaction),
 		cmocka_unit_test(test_shrink_gives_back),
