@@ -209,7 +209,7 @@ static void unknown_lun_is_refused(void **state)
 	assert_int_equal(port_client_open(&opt, &c, &why), -ENOENT);
 	assert_non_null(strstr(why.text, "no such LUN"));
 	opt.socket = "/nonexistent/socket";
-	assert_int_equal(port_client_open(&opt, &c, &why), -ENOENT);
+	assert_int_equal(port_client_open(&opt, &c, &why), -EHOSTDOWN);
 }
 
 static void long_list_comes_whole_and_sorted(void **state)
