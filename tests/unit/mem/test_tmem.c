@@ -416,6 +416,83 @@ static void test_indices_of_all_sizes(void **state)
 	}
 }
 
+/* --- what happens in the middle of a load or a store --- */
+
+static void replace_it(void *arg)
+{
+	struct fixture *f = arg;
+
+	assert_int_equal(put(f->a, f->per, &oid1, 0, 2), 0);
+}
+
+static void take_it(void *arg)
+{
+	struct fixture *f = arg;
+
+	assert_int_equal(take(f->a, f->per, &oid1, 0), 1);
+}
+
+static void destroy_pool(void *arg)
+{
+	struct fixture *f = arg;
+	u32 id;
+
+	assert_int_equal(tmem_pool_destroy(f->a, f->per), 0);
+	while (!tmem_pool_new(f->a, 0, NULL, &id)) /* every id that is free */
+		assert_int_not_equal(id, f->per);
+}
+
+static void test_exclusive_get_beside_others(void **state)
+{
+	struct fixture *f = *state;
+
+	f->host.arg = f;
+	assert_int_equal(put(f->a, f->per, &oid1, 0, 1), 0);
+	f->host.meanwhile = take_it;
+	assert_int_equal(take(f->a, f->per, &oid1, 0), -ENOENT); /* the other has it */
+	assert_int_equal(put(f->a, f->per, &oid1, 0, 1), 0);
+	f->host.meanwhile = replace_it;
+	assert_int_equal(take(f->a, f->per, &oid1, 0), 2); /* what is taken is what was there */
+	assert_int_equal(get(f->a, f->per, &oid1, 0), -ENOENT);
+}
+
+static void test_pool_destroyed_beside_a_get(void **state)
+{
+	struct fixture *f = *state;
+	u32 id;
+
+	f->host.arg = f;
+	assert_int_equal(put(f->a, f->per, &oid1, 0, 1), 0);
+	f->host.meanwhile = destroy_pool;
+	assert_int_equal(get(f->a, f->per, &oid1, 0), 1);
+	assert_int_equal(tmem_pool_new(f->a, 0, NULL, &id), 0);
+	assert_int_equal(id, f->per); /* now it is free */
+}
+
+static void test_pool_destroyed_beside_a_put(void **state)
+{
+	struct fixture *f = *state;
+
+	f->host.arg = f;
+	f->host.meanwhile = destroy_pool;
+	assert_int_equal(put(f->a, f->per, &oid1, 0, 1), -ENOENT);
+	assert_int_equal(f->host.pages, 0);
+}
+
+static void test_index_gets_low_again(void **state)
+{
+	struct fixture *f = *state;
+	u64 one;
+
+	assert_int_equal(put(f->a, f->per, &oid1, 0, 1), 0);
+	one = f->host.meta_bytes;
+	assert_int_equal(put(f->a, f->per, &oid1, 1ull << 40, 2), 0);
+	assert_true(f->host.meta_bytes > one + 10 * 100);
+	assert_int_equal(tmem_flush_page(f->a, f->per, &oid1, 1ull << 40), 0);
+	assert_int_equal(f->host.meta_bytes, one);
+	assert_int_equal(get(f->a, f->per, &oid1, 0), 1);
+}
+
 /* --- random operations against a model --- */
 
 #define M_OIDS	  6u
@@ -613,6 +690,10 @@ int main(void)
 		T(test_damage_is_a_miss),
 		T(test_failed_exclusive_get_loses_nothing),
 		T(test_indices_of_all_sizes),
+		T(test_exclusive_get_beside_others),
+		T(test_pool_destroyed_beside_a_get),
+		T(test_pool_destroyed_beside_a_put),
+		T(test_index_gets_low_again),
 		cmocka_unit_test(test_random_against_model),
 		cmocka_unit_test(test_every_allocation_fails_once),
 		cmocka_unit_test(test_setting_up_fails_cleanly),

@@ -29,6 +29,16 @@ static bool take(uint64_t *budget)
 	return v;
 }
 
+static void meanwhile(struct test_host *h)
+{
+	void (*fn)(void *) = h->meanwhile;
+
+	if (!fn)
+		return;
+	h->meanwhile = NULL;
+	fn(h->arg);
+}
+
 static void *fake_meta_alloc(void *host, size_t size, u32 *ret_bytes)
 {
 	struct test_host *h = host;
@@ -58,6 +68,7 @@ static int fake_store(void *host, const void *page, u64 *ret_handle, u32 *ret_by
 	struct test_host *h = host;
 	struct stored *s;
 
+	meanwhile(h);
 	if (take(&h->refuse))
 		return -E2BIG;
 	s = fails(h) ? NULL : malloc(sizeof(*s));
@@ -84,6 +95,7 @@ static int fake_load(void *host, u64 handle, void *page)
 		return -ENOMEM;
 	__atomic_add_fetch(&s->loads, 1, __ATOMIC_RELAXED);
 	memcpy(page, s->data, TEST_PAGE);
+	meanwhile(h);
 	__atomic_sub_fetch(&s->loads, 1, __ATOMIC_RELAXED);
 	return 0;
 }

@@ -21,7 +21,9 @@ struct test_host {
 	uint64_t refuse;  /* stores to refuse with -E2BIG */
 	uint64_t damage;  /* loads that find their page damaged */
 	uint64_t starve;  /* loads that fail with -ENOMEM */
-	uint64_t busy;	  /* loads running: free of the same page while it is loaded aborts */
+	/* called once in the middle of a load or store, without locks: another's operation */
+	void (*meanwhile)(void *arg);
+	void *arg;
 };
 
 extern const struct tmem_ops test_ops;
