@@ -7,6 +7,7 @@
  * and "nbd ADDRESS" each time that nbdkit does.
  */
 #include <poll.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -20,7 +21,8 @@
 
 static struct lun_table *table;
 static struct port_server *server;
-static struct nbd_supervisor *nbd;
+static struct nbd_supervisor *nbd; /* set under nbd_lock: ready() may come before start returns */
+static pthread_mutex_t nbd_lock = PTHREAD_MUTEX_INITIALIZER;
 static struct nbd_options nbd_opt;
 
 static int add_lun(char *arg, bool direct)
@@ -79,7 +81,9 @@ static void print_nbd(void)
 
 static void nbd_ready(void *ctx)
 {
+	pthread_mutex_lock(&nbd_lock);
 	printf("nbd %s\n", nbd_supervisor_address(nbd, 0));
+	pthread_mutex_unlock(&nbd_lock);
 }
 
 static bool nbd_attached(void *ctx, pid_t pid)
@@ -92,12 +96,16 @@ static int start_nbd(struct reactor *r, const char *port_socket)
 	static const struct nbd_supervisor_ops ops = {.ready = nbd_ready, .attached = nbd_attached};
 	const char *retry = getenv("PORT_SERVE_RETRY");
 	struct reason why;
+	int err;
 
 	nbd_opt.port_socket = port_socket;
 	nbd_opt.retry_s = retry ? (unsigned)atoi(retry) : 0;
 	nbd_opt.tls_certificates = getenv("PORT_SERVE_TLS");
 	nbd_opt.tls = nbd_opt.tls_certificates ? NBD_TLS_REQUIRE : NBD_TLS_OFF;
-	if (nbd_supervisor_start(r, &nbd_opt, &ops, NULL, &nbd, &why)) {
+	pthread_mutex_lock(&nbd_lock);
+	err = nbd_supervisor_start(r, &nbd_opt, &ops, NULL, &nbd, &why);
+	pthread_mutex_unlock(&nbd_lock);
+	if (err) {
 		fprintf(stderr, "port_serve: %s\n", why.text);
 		return -1;
 	}

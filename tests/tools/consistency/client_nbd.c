@@ -195,6 +195,7 @@ struct client *client_new_nbd(const char *uri, unsigned index, uint32_t block_si
 	c->client.ops = &nbd_ops;
 	c->client.url = uri;
 	c->client.index = index;
+	c->client.proxied = true;
 	c->client.block_size = block_size;
 	list_init(&c->client.in_flight);
 	return &c->client;
