@@ -140,7 +140,8 @@ extern void __tsan_init(void);
 
 /* The runtime is for nbdkit alone: with ThreadSanitizer's, a shell does not start. */
 #ifdef SANITIZER
-#define PRELOAD "LD_PRELOAD=$EBB_PRELOAD; export LD_PRELOAD; "
+#define PRELOAD \
+	"LD_PRELOAD=$EBB_PRELOAD ASAN_OPTIONS=detect_leaks=0; export LD_PRELOAD ASAN_OPTIONS; "
 #else
 #define PRELOAD
 #endif
@@ -275,15 +276,14 @@ void nbd_command_free(struct nbd_command *c)
 static size_t add_sanitizer(char **env)
 {
 #ifdef SANITIZER
-	static char preload[PATH_MAX + 20], leaks[] = "ASAN_OPTIONS=detect_leaks=0";
+	static char preload[PATH_MAX + 20];
 	Dl_info info;
 
 	if (!dladdr(SANITIZER, &info))
 		return 0;
 	snprintf(preload, sizeof(preload), "EBB_PRELOAD=%s", info.dli_fname);
 	env[0] = preload;
-	env[1] = leaks;
-	return 2;
+	return 1;
 #else
 	return 0;
 #endif
