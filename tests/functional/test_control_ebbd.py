@@ -101,7 +101,7 @@ def test_apply_does_what_plan_says_and_leaves_others_alone(ebbd, disk, tmp_path)
         p = ebbd.cli("apply", check=False)
         assert p.returncode == 1 and "busy: 1 session" in p.stdout
         out = client.communicate("write -P 1 0 1M\nread -P 1 0 1M\nflush\n", timeout=60)[0]
-        assert "failed" not in out and out.count("1 MiB") == 2
+        assert "failed" not in out and out.count("1 MiB, 1 ops") == 2
     finally:
         client.kill()
         client.wait()
