@@ -1,0 +1,123 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * One byte budget over every pool of memory: a floor, a ceiling, and a target between them that
+ * follows what the host can spare. See docs/budget.md.
+ *
+ * A controller thread sleeps until the kernel tells of memory pressure (a PSI trigger on the
+ * cgroup's memory.pressure or on /proc/pressure/memory), the cgroup's memory.high or limit comes
+ * near, or a pool has lost pages to the kernel; then it lowers the target at once and lets pools
+ * shrink in the order of what it costs to rebuild them. While nothing presses it raises the target
+ * slowly, and when the target is the ceiling it sleeps for good: idle means no wake-ups.
+ */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/metric.h"
+#include "base/reason.h"
+
+struct budget;
+
+/** What a pool holds now, bytes. */
+struct budget_use {
+	uint64_t bytes;	      /* held: of pages that may be volatile, what is believed resident */
+	uint64_t reclaimable; /* of them: could be given back right now */
+	uint64_t wired;	      /* of them: neither volatile nor reclaimable */
+};
+
+struct budget_pool_ops {
+	/** Any thread; cheap. */
+	void (*use)(void *pool, struct budget_use *ret_use);
+	/**
+	 * From now on the pool may hold @bytes. Shrinks to it before it returns, as far as it can
+	 * on the calling thread (a pool that belongs to other threads sends them a message), and
+	 * returns the bytes given back. NULL: the pool takes what it needs and gives back by
+	 * itself; it is only accounted.
+	 */
+	uint64_t (*set_target)(void *pool, uint64_t bytes);
+	/**
+	 * Looks for pages that the kernel took; returns their bytes. NULL: it cannot take any.
+	 * Called while memory is short, and before the target is raised.
+	 */
+	uint64_t (*settle)(void *pool);
+};
+
+/** What a pool costs to rebuild: pools of a lower rank shrink first. */
+enum budget_rank {
+	BUDGET_SPARE,	/* free buffers kept for reuse */
+	BUDGET_CACHE,	/* cached pages: one read each */
+	BUDGET_TMEM,	/* compressed pages: several pages in the memory of one */
+	BUDGET_WORKING, /* in use: never shrunk, only accounted */
+};
+
+struct budget_pool_spec {
+	const char *name; /* of the metrics' label; copied */
+	const struct budget_pool_ops *ops;
+	void *pool;
+	enum budget_rank rank;
+	uint32_t share; /* of what is to be shared out among pools of shares, relative */
+	uint64_t floor; /* bytes that it is never shrunk below */
+};
+struct budget_pool;
+
+struct budget_spec {
+	uint64_t floor, ceiling; /* bytes; 0 < floor <= ceiling */
+	const char *cgroup;	 /* directory of the cgroup to watch; NULL: the process's own */
+	const char *psi;	 /* file of the PSI trigger; NULL: the cgroup's, else the host's */
+	unsigned regrow_ms;	 /* from floor to ceiling at least this long; 0: 60,000 */
+};
+
+/** Sane defaults for this machine and cgroup: what `memory:` means when nothing is declared. */
+void budget_defaults(struct budget_spec *ret_spec);
+/** Starts the controller. -EINVAL, -ENOMEM, -EAGAIN. No PSI is no error: budget_stats says so. */
+int budget_create(const struct budget_spec *spec, struct budget **ret_b, struct reason *why);
+/** All pools are removed. Joins the controller. NULL is fine. */
+void budget_destroy(struct budget *b);
+/** Changes floor and ceiling while running; shrinks at once when it must. -EINVAL. */
+int budget_set(struct budget *b, uint64_t floor, uint64_t ceiling, struct reason *why);
+
+/** -ENOMEM. The pool gets its first target before this returns. */
+int budget_add(struct budget *b, const struct budget_pool_spec *spec, struct budget_pool **ret_p);
+/** After return its ops are not running and will not be called. NULL is fine. */
+void budget_remove(struct budget_pool *p);
+
+/**
+ * Sets aside @bytes of wired memory that a LUN or a connection may come to need, out of the floor.
+ * -ENOSPC: the floor would not cover what is promised already; refuse the newcomer.
+ */
+int budget_reserve(struct budget *b, uint64_t bytes, const char *what, struct reason *why);
+void budget_release(struct budget *b, uint64_t bytes);
+
+enum budget_cause {
+	BUDGET_CAUSE_PSI,
+	BUDGET_CAUSE_CGROUP,
+	BUDGET_CAUSE_HOST, /* MemAvailable is short */
+	BUDGET_CAUSE_LOSS, /* the kernel took pages by itself */
+	BUDGET_CAUSE_COMMAND,
+	BUDGET_CAUSES
+};
+
+struct budget_pool_stats {
+	char name[32];
+	struct budget_use use;
+	uint64_t target, floor;
+	uint64_t returned;	   /* bytes given back on demand, ever */
+	uint64_t purged_pages;	   /* pages that the kernel took, ever */
+	struct metric_hist shrink; /* how long its shrinks took */
+	enum budget_rank rank;
+};
+struct budget_stats {
+	uint64_t floor, ceiling, target; /* bytes */
+	uint64_t held, reclaimable, reserved;
+	uint64_t limit, available;	 /* of the cgroup and the host; UINT64_MAX: unknown */
+	uint64_t shrinks[BUDGET_CAUSES]; /* by cause */
+	uint64_t returned;		 /* bytes, ever */
+	uint64_t last_shrink_ns;	 /* CLOCK_MONOTONIC; 0: never */
+	uint64_t last_shrink_bytes;
+	char source[96]; /* what is watched, or why nothing is */
+};
+void budget_stats(struct budget *b, struct budget_stats *ret_stats);
+/** Fills up to @n of @ret_pools, in the order of their ranks; returns how many there are. */
+size_t budget_pools(struct budget *b, struct budget_pool_stats *ret_pools, size_t n);
