@@ -16,6 +16,7 @@
 #include "base/cleanup.h"
 #include "base/clock.h"
 #include "control/appliance_private.h"
+#include "event/listen_socket.h"
 
 #define IN_USE_NS	(2 * NSEC_PER_SEC)
 #define IN_USE_PAUSE_NS (20 * NSEC_PER_MSEC)
@@ -540,9 +541,9 @@ int app_add_portal(struct appliance *app, const char *address, struct reason *wh
 	char *a = NULL, *b = NULL;
 	int ret;
 
-	while ((ret = iscsi_server_add_portal(app->iscsi, address, bound, why)) == -EADDRINUSE &&
-	       clock_now_ns() < end)
-		pause_ns(IN_USE_PAUSE_NS);
+	do
+		ret = iscsi_server_add_portal(app->iscsi, address, bound, why);
+	while (listen_again(ret, end));
 	if (ret)
 		return ret;
 	a = strdup(address);

@@ -20,6 +20,7 @@
 #include "base/lock.h"
 #include "base/log.h"
 #include "control/protocol.h"
+#include "event/listen_socket.h"
 #include "event/reactor.h"
 #include "event/stream.h"
 #include "event/worker.h"
@@ -312,12 +313,9 @@ int control_server_start(struct appliance *app, const char *path, struct control
 	list_init(&srv->changes);
 	mutex_init(&srv->lock, LOCK_RANK_LEAF);
 	pthread_cond_init(&srv->cond, NULL);
-	/* A killed instance may listen for an instant longer than its process lives. */
-	while ((ret = call(srv, start_on_reactor)) == -EADDRINUSE && clock_now_ns() < end) {
-		struct timespec pause = {.tv_nsec = 20 * NSEC_PER_MSEC};
-
-		nanosleep(&pause, NULL);
-	}
+	do
+		ret = call(srv, start_on_reactor);
+	while (listen_again(ret, end));
 	if (ret) {
 		server_free(srv);
 		return ret;

@@ -377,7 +377,7 @@ static int run(const struct nbd_command *c, const struct sources *s, unsigned n_
 	return -err;
 }
 
-int nbd_command_spawn(const struct nbd_command *c, const struct nbd_listener *listeners,
+int nbd_command_spawn(const struct nbd_command *c, const struct listen_socket *listeners,
 		      unsigned n_listeners, int errors, struct nbd_process *ret_process)
 {
 	int pidfile[2] = {-1, -1}, gate[2] = {-1, -1};

@@ -48,7 +48,8 @@
 #define STABLE_NS      (10 * NSEC_PER_SEC)
 #define KILL_NS	       (2 * NSEC_PER_SEC)
 #define LINE_MAX_LEN   512u
-#define PATIENCE_MS    2000u		    /* for an address, at the start */
+#define BACKLOG	       128
+#define PATIENCE_NS    (2 * NSEC_PER_SEC)   /* for an address, at the start */
 #define LOOK_NS	       (20 * NSEC_PER_MSEC) /* between looks for an adopted nbdkit at the port */
 #define ADOPT_NS       (10 * NSEC_PER_SEC)  /* after which it is not going to come */
 
@@ -71,7 +72,7 @@ struct nbd_supervisor {
 	unsigned n_listeners;
 
 	/* owned by the reactor's thread; of the listeners, the addresses never change */
-	struct nbd_listener listeners[NBD_LISTEN_MAX];
+	struct listen_socket listeners[NBD_LISTEN_MAX];
 	enum state state;
 	struct nbd_record record; /* of the instance that runs */
 	struct watch process, pidfile, errors;
@@ -127,7 +128,7 @@ static void process_arm(struct nbd_supervisor *s)
 static void supervisor_free(struct nbd_supervisor *s)
 {
 	for (unsigned i = 0; i < s->n_listeners; i++)
-		nbd_listener_close(&s->listeners[i]);
+		listen_socket_close(&s->listeners[i]);
 	watch_close(&s->process);
 	watch_close(&s->errors);
 	nbd_record_close(&s->place);
@@ -295,23 +296,32 @@ static void errors_done(struct reactor_op *op, int res, uint32_t flags)
 
 /* --- start and stop --- */
 
+/** Listens on @address; waits up to @patience_ns for who has it now. */
+static int listen_on(const char *address, uint64_t patience_ns, struct listen_socket *ret_socket,
+		     struct reason *why)
+{
+	static const struct listen_options opt = {.type = SOCK_STREAM, .backlog = BACKLOG};
+	uint64_t until = clock_now_ns() + patience_ns;
+	int err;
+
+	do
+		err = listen_socket_open(address, &opt, ret_socket, why);
+	while (listen_again(err, until));
+	return reason_prefix(why, err, "NBD");
+}
+
 /** Binds what is not bound: the addresses of an adopted nbdkit that has ended. */
 static int bind_again(struct nbd_supervisor *s, struct reason *why)
 {
 	for (unsigned i = 0; i < s->n_listeners; i++) {
-		struct nbd_listener new;
+		struct listen_socket *l = &s->listeners[i];
 		int err;
 
-		if (s->listeners[i].fd >= 0)
+		if (l->fd >= 0)
 			continue;
-		err = nbd_listener_open(&new, s->listeners[i].address, 0, why);
+		err = listen_on(l->address, 0, l, why);
 		if (err)
 			return err;
-		free(s->listeners[i].path);
-		s->listeners[i].path = new.path;
-		s->listeners[i].fd = new.fd;
-		s->listeners[i].dev = new.dev;
-		s->listeners[i].ino = new.ino;
 	}
 	return 0;
 }
@@ -435,7 +445,7 @@ static void stop_msg(struct reactor_msg *m)
 	s->state = STOPPING;
 	reactor_timer_cancel(s->reactor, &s->timer);
 	for (unsigned i = 0; i < s->n_listeners; i++)
-		nbd_listener_close(&s->listeners[i]);
+		listen_socket_close(&s->listeners[i]);
 	if (!running) {
 		finish_stop(s);
 		return;
@@ -461,18 +471,15 @@ static bool find_predecessor(struct nbd_supervisor *s)
 		return false;
 	if (r.options == s->command.fingerprint &&
 	    nbd_record_open_log(&s->place, &s->errors.fd, NULL) == 0) {
-		while (s->n_listeners < r.n_listen &&
-		       !nbd_listener_adopt(&s->listeners[s->n_listeners], r.listen[s->n_listeners]))
-			s->n_listeners++;
-		if (s->n_listeners == r.n_listen) {
-			log_info("nbd.nbdkit.adopted", "pid=%d", (int)r.pid);
-			s->process.fd = pidfd;
-			s->record = r;
-			return true;
+		while (s->n_listeners < r.n_listen) {
+			unsigned i = s->n_listeners++;
+
+			listen_socket_adopt(r.listen[i], &s->listeners[i]);
 		}
-		while (s->n_listeners)
-			nbd_listener_close(&s->listeners[--s->n_listeners]);
-		watch_close(&s->errors);
+		log_info("nbd.nbdkit.adopted", "pid=%d", (int)r.pid);
+		s->process.fd = pidfd;
+		s->record = r;
+		return true;
 	}
 	log_info("nbd.nbdkit.replaced", "pid=%d why=\"started with other options\"", (int)r.pid);
 	nbd_record_end(&r, pidfd);
@@ -484,8 +491,8 @@ static int open_listeners(struct nbd_supervisor *s, const struct nbd_options *op
 			  struct reason *why)
 {
 	while (s->n_listeners < opt->n_listen) {
-		struct nbd_listener *l = &s->listeners[s->n_listeners];
-		int err = nbd_listener_open(l, opt->listen[s->n_listeners], PATIENCE_MS, why);
+		struct listen_socket *l = &s->listeners[s->n_listeners];
+		int err = listen_on(opt->listen[s->n_listeners], PATIENCE_NS, l, why);
 
 		if (err)
 			return err;

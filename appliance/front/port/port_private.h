@@ -4,6 +4,7 @@
 
 #include "base/lock.h"
 #include "base/metric.h"
+#include "event/listen_socket.h"
 #include "front/port/port.h"
 #include "front/port/port_proto.h"
 #include "front/port/port_ring.h"
@@ -12,15 +13,12 @@ struct port_session;
 
 struct port_server {
 	/* constant after start */
-	char *path;
 	gid_t gid;
 	unsigned max_clients;
 	struct reactor_set *set;
 	struct lun_table *luns;
 	struct reactor *reactor; /* the listener's */
-	int fd;
-	dev_t dev; /* of the socket file, to remove no other */
-	ino_t ino;
+	struct listen_socket socket;
 
 	/* on the listener's reactor */
 	struct reactor_op accept_op;

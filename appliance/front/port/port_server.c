@@ -8,22 +8,19 @@
  * server.
  */
 #include <errno.h>
-#include <fcntl.h>
-#include <poll.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
-#include "base/cleanup.h"
 #include "base/clock.h"
 #include "base/log.h"
 #include "front/port/port_private.h"
-#include "front/port/port_socket.h"
 
 #define DEFAULT_MAX_CLIENTS 1024
 #define RETRY_NS	    (100 * NSEC_PER_MSEC)
-#define STALE_NS	    (2 * NSEC_PER_SEC)
+#define IN_USE_NS	    (2 * NSEC_PER_SEC) /* patience with a predecessor */
+#define BACKLOG		    128
 #define MAX_PEER_GROUPS	    256
 
 /* --- who may connect --- */
@@ -88,20 +85,10 @@ static void admit(struct port_server *s, int fd)
 
 /* --- the listener --- */
 
-static void listener_free(struct port_server *s)
-{
-	struct stat st;
-
-	/* Only the socket file that we made, not one of a later instance. */
-	if (stat(s->path, &st) == 0 && st.st_dev == s->dev && st.st_ino == s->ino)
-		unlink(s->path);
-	close(s->fd);
-}
-
 static void accept_arm(struct port_server *s)
 {
 	s->accepting = true;
-	io_uring_prep_accept(reactor_sqe(s->reactor, &s->accept_op), s->fd, NULL, NULL,
+	io_uring_prep_accept(reactor_sqe(s->reactor, &s->accept_op), s->socket.fd, NULL, NULL,
 			     SOCK_CLOEXEC);
 }
 
@@ -118,7 +105,6 @@ static void server_free(struct port_server *s)
 	void *ctx = s->stopped_ctx;
 
 	mutex_destroy(&s->lock);
-	free(s->path);
 	free(s);
 	stopped(ctx);
 }
@@ -128,7 +114,7 @@ static void listener_closed(struct port_server *s)
 	bool over;
 
 	reactor_timer_cancel(s->reactor, &s->retry);
-	listener_free(s);
+	listen_socket_close(&s->socket);
 	mutex_lock(&s->lock);
 	/* Sessions that were admitted while the stop was on its way have missed it. */
 	for (struct list_node *n = s->sessions.next; n != &s->sessions; n = n->next)
@@ -186,66 +172,28 @@ static void stop_listening(struct reactor_msg *m)
 		listener_closed(s);
 }
 
-/** Removes a socket file that nobody listens on. */
-static int remove_stale(const struct sockaddr_un *sa, struct reason *why)
+static int listen_on(const struct port_options *opt, struct listen_socket *ret_socket,
+		     struct reason *why)
 {
-	_cleanup_close_ int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
-	struct stat st;
-
-	if (lstat(sa->sun_path, &st) < 0)
-		return 0;
-	if (!S_ISSOCK(st.st_mode))
-		return reason_set(why, EEXIST, "%s: exists and is no socket", sa->sun_path);
-	if (fd < 0)
-		return reason_set(why, errno, "socket: %s", strerror(errno));
-	if (connect(fd, (const struct sockaddr *)sa, sizeof(*sa)) == 0)
-		return reason_set(why, EADDRINUSE, "%s: in use by another instance", sa->sun_path);
-	if (errno != ECONNREFUSED)
-		return reason_set(why, errno, "%s: %s", sa->sun_path, strerror(errno));
-	unlink(sa->sun_path);
-	return 0;
-}
-
-/**
- * An instance that was killed a moment ago may seem to listen still: the kernel ends the accept of
- * its io_uring, which holds the socket, in the background. So ask again for a while.
- */
-static int remove_stale_patiently(const struct sockaddr_un *sa, struct reason *why)
-{
-	uint64_t until = clock_now_ns() + STALE_NS;
+	bool shared = opt->gid != (gid_t)-1;
+	const struct listen_options lo = {
+		.type = SOCK_SEQPACKET,
+		.backlog = BACKLOG,
+		.mode = opt->socket_mode ? opt->socket_mode
+			: shared	 ? 0660
+					 : 0600,
+		.gid = shared ? &opt->gid : NULL,
+	};
+	uint64_t until = clock_now_ns() + IN_USE_NS;
+	char addr[LISTEN_ADDRESS_MAX];
 	int err;
 
-	while ((err = remove_stale(sa, why)) == -EADDRINUSE && clock_now_ns() < until)
-		poll(NULL, 0, 10);
+	if (snprintf(addr, sizeof(addr), LISTEN_UNIX "%s", opt->path) >= (int)sizeof(addr))
+		return reason_set(why, ENAMETOOLONG, "%s: too long for a Unix socket", opt->path);
+	do
+		err = listen_socket_open(addr, &lo, ret_socket, why);
+	while (listen_again(err, until));
 	return err;
-}
-
-static int listen_on(const struct port_options *opt, int *ret_fd, struct reason *why)
-{
-	mode_t mode = opt->socket_mode ? opt->socket_mode : opt->gid != (gid_t)-1 ? 0660 : 0600;
-	_cleanup_close_ int fd = -1;
-	struct sockaddr_un sa;
-	int err = port_socket_address(opt->path, &sa, why);
-
-	if (!err)
-		err = remove_stale_patiently(&sa, why);
-	if (err)
-		return err;
-	fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
-	if (fd < 0)
-		return reason_set(why, errno, "socket: %s", strerror(errno));
-	/* On a socket not bound yet, the mode of its inode is the mode that the file gets. */
-	if (fchmod(fd, mode) < 0 || bind(fd, (struct sockaddr *)&sa, sizeof(sa)) < 0)
-		return reason_set(why, errno, "%s: %s", opt->path, strerror(errno));
-	if ((opt->gid != (gid_t)-1 && chown(opt->path, (uid_t)-1, opt->gid) < 0) ||
-	    listen(fd, 128) < 0) {
-		int err2 = errno;
-
-		unlink(opt->path);
-		return reason_set(why, err2, "%s: %s", opt->path, strerror(err2));
-	}
-	*ret_fd = take_fd(fd);
-	return 0;
 }
 
 /* --- what others call --- */
@@ -254,22 +202,15 @@ int port_server_start(const struct port_options *opt, struct port_server **ret_s
 		      struct reason *why)
 {
 	struct port_server *s = calloc(1, sizeof(*s));
-	struct stat st = {0};
 	int err;
 
-	if (!s || !(s->path = strdup(opt->path))) {
-		free(s);
+	if (!s)
 		return reason_set(why, ENOMEM, "out of memory");
-	}
-	err = listen_on(opt, &s->fd, why);
+	err = listen_on(opt, &s->socket, why);
 	if (err) {
-		free(s->path);
 		free(s);
 		return err;
 	}
-	(void)!stat(opt->path, &st);
-	s->dev = st.st_dev;
-	s->ino = st.st_ino;
 	s->gid = opt->gid;
 	s->max_clients = opt->max_clients ? opt->max_clients : DEFAULT_MAX_CLIENTS;
 	s->set = opt->set;
@@ -340,7 +281,7 @@ void port_server_stop(struct port_server *s, void (*stopped)(void *ctx), void *c
 
 const char *port_server_path(const struct port_server *s)
 {
-	return s->path;
+	return s->socket.address + strlen(LISTEN_UNIX);
 }
 
 void port_server_forget(struct port_server *s, struct list_node *link)
