@@ -430,8 +430,7 @@ int reactor_create(const struct reactor_options *opt, struct reactor **ret_react
 	r->wake_fd = -1;
 	r->now = clock_now_ns();
 	r->scratch = calloc(REACTOR_SCRATCH_IOV, sizeof(*r->scratch));
-	r->free_files = calloc(REACTOR_FILES, sizeof(*r->free_files));
-	if (!r->scratch || !r->free_files)
+	if (!r->scratch)
 		goto fail;
 	r->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (r->wake_fd < 0) {
@@ -456,7 +455,6 @@ void reactor_destroy(struct reactor *r)
 	iobuf_pool_destroy(r->iobufs);
 	if (r->wake_fd >= 0)
 		close(r->wake_fd);
-	free(r->free_files);
 	free(r->scratch);
 	free(r);
 }
@@ -554,33 +552,4 @@ void reactor_stats(const struct reactor *r, struct reactor_stats *ret_stats)
 		.messages = atomic_load_explicit(&c->messages, memory_order_relaxed),
 		.timers = atomic_load_explicit(&c->timers, memory_order_relaxed),
 	};
-}
-
-/* --- registered files --- */
-
-int reactor_file_add(struct reactor *r, int fd)
-{
-	int slot, ret;
-
-	if (!r->features.fixed_files)
-		return -EOPNOTSUPP;
-	if (!r->n_free_files)
-		return -ENFILE;
-	slot = r->free_files[r->n_free_files - 1];
-	ret = io_uring_register_files_update(&r->ring, (unsigned)slot, &fd, 1);
-	if (ret < 0)
-		return ret;
-	r->n_free_files--;
-	return slot;
-}
-
-void reactor_file_remove(struct reactor *r, int slot)
-{
-	int none = -1;
-
-	if (slot < 0)
-		return;
-	if (r->ring_up)
-		io_uring_register_files_update(&r->ring, (unsigned)slot, &none, 1);
-	r->free_files[r->n_free_files++] = slot;
 }

@@ -29,7 +29,6 @@ struct reactor_features {
 	bool buffer_ring;      /* provided buffers by ring, 5.19 */
 	bool send_zc;	       /* IORING_OP_SEND_ZC / SENDMSG_ZC, 6.0 / 6.1 */
 	bool msg_ring;	       /* IORING_OP_MSG_RING, 5.18 */
-	bool fixed_files;      /* sparse table of registered files */
 	bool fixed_buffers;    /* sparse table of registered buffers */
 };
 
@@ -132,15 +131,6 @@ struct reactor_stats {
 
 /** Any thread. */
 void reactor_stats(const struct reactor *r, struct reactor_stats *ret_stats);
-
-/**
- * Puts @fd into the ring's table of registered files, for IOSQE_FIXED_FILE. Returns the slot, or
- * -EOPNOTSUPP, -ENFILE (the table is full) or another -errno: then use @fd itself. The table keeps
- * the file open until reactor_file_remove(), and on older kernels until requests that use other
- * slots have completed: for backing files, not for sockets.
- */
-int reactor_file_add(struct reactor *r, int fd);
-void reactor_file_remove(struct reactor *r, int slot); /* a negative @slot is fine */
 
 /* --- a set of N reactors, each on a thread of its own --- */
 

@@ -12,7 +12,6 @@
 
 #define REACTOR_CACHE_LINE  64
 #define REACTOR_SCRATCH_IOV 4096
-#define REACTOR_FILES	    1024
 
 struct rx_ring;
 
@@ -50,8 +49,6 @@ struct reactor {
 	unsigned scratch_used;
 	struct iobuf_pool *iobufs;
 	struct rx_ring *rx_ring;
-	int *free_files; /* a stack of free slots of the registered-file table */
-	unsigned n_free_files;
 	struct reactor_counters count;
 
 	/* any thread's */

@@ -103,13 +103,6 @@ static void probe_opcodes(struct reactor *r)
 
 static void register_tables(struct reactor *r)
 {
-	if (!switched_off("fixed_files") &&
-	    io_uring_register_files_sparse(&r->ring, REACTOR_FILES) == 0) {
-		r->features.fixed_files = true;
-		r->n_free_files = REACTOR_FILES;
-		for (int i = 0; i < REACTOR_FILES; i++)
-			r->free_files[i] = REACTOR_FILES - 1 - i;
-	}
 	r->features.fixed_buffers = !switched_off("fixed_buffers") &&
 				    io_uring_register_buffers_sparse(&r->ring, BUFFER_SLOTS) == 0;
 	r->features.buffer_ring = !switched_off("buffer_ring") &&

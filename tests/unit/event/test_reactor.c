@@ -500,56 +500,6 @@ static void idle_reactor_makes_no_turn(void **state)
 	reactor_set_stop(set);
 }
 
-/* --- files --- */
-
-struct files {
-	int fd[2], got;
-	struct reactor_op op;
-	char byte;
-};
-
-static void files_done(struct reactor_op *op, int res, uint32_t flags)
-{
-	struct files *f = container_of(op, struct files, op);
-
-	f->got = res;
-	reactor_stop(reactor_self());
-}
-
-static void files_begin(struct reactor *r, void *arg)
-{
-	struct files *f = arg;
-	struct io_uring_sqe *sqe;
-	int slot = reactor_file_add(r, f->fd[0]);
-
-	if (!reactor_features(r)->fixed_files) {
-		assert_int_equal(slot, -EOPNOTSUPP);
-		reactor_stop(r);
-		return;
-	}
-	assert_true(slot >= 0);
-	reactor_file_remove(r, slot);
-	slot = reactor_file_add(r, f->fd[0]);
-	assert_true(slot >= 0);
-	close(f->fd[0]); /* the table keeps it open */
-	assert_int_equal(write(f->fd[1], "x", 1), 1);
-	f->op.done = files_done;
-	sqe = reactor_sqe(r, &f->op);
-	io_uring_prep_recv(sqe, slot, &f->byte, 1, 0);
-	sqe->flags |= IOSQE_FIXED_FILE;
-}
-
-static void registered_file_serves_io(void **state)
-{
-	struct files f = {.got = 1, .byte = 'x'};
-
-	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM, 0, f.fd), 0);
-	run_with(NULL, files_begin, &f);
-	assert_int_equal(f.got, 1);
-	assert_int_equal(f.byte, 'x');
-	close(f.fd[1]);
-}
-
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -563,7 +513,6 @@ int main(void)
 		cmocka_unit_test(stop_waits_for_all_ops_in_flight),
 		cmocka_unit_test(more_requests_than_entries_all_complete),
 		cmocka_unit_test(idle_reactor_makes_no_turn),
-		cmocka_unit_test(registered_file_serves_io),
 	};
 
 	alarm(60);
