@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import pathlib
 import random
 import re
 import signal
@@ -521,11 +522,21 @@ def fnv(data):
     return h
 
 
+def started(pid):
+    """When a process started, in clock ticks: field 22 of its stat."""
+    return int(pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[19])
+
+
 def test_pid_that_was_used_again_is_left_alone(tmp_path, disk):
     p = PortServer(tmp_path, (disk("8M"), "one"), nbd=[f"unix:{tmp_path}/nbd.sock"])
     p.line()
+    before = started(nbdkit_pid(p))
     kill_both(p)
     stranger = subprocess.Popen(["sleep", "100"])
+    while started(stranger.pid) == before:  # a pid cannot come back within a tick
+        stranger.kill()
+        stranger.wait()
+        stranger = subprocess.Popen(["sleep", "100"])
     record = tmp_path / "port.sock.nbdkit"
     text = record.read_text().split("sum ")[0]
     text = re.sub(r"(?m)^pid .*", f"pid {stranger.pid}", text)
