@@ -135,6 +135,7 @@ static unsigned page_characteristics(struct scsi_cmd *cmd, uint8_t *b)
 static unsigned page_provisioning(struct scsi_cmd *cmd, uint8_t *b)
 {
 	if (cmd->lu->thin) {
+		b[0] = (uint8_t)(__builtin_ctz(SCSI_THRESHOLD_SET) - cmd->lu->block_shift);
 		b[1] = 0x80 | 0x40 | 0x20 | 0x04; /* LBPU, LBPWS, LBPWS10, LBPRZ */
 		b[2] = 0x02;			  /* thin */
 	}

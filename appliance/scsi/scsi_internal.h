@@ -296,6 +296,9 @@ void scsi_sense_from_errno(int err, bool write, struct scsi_sense *ret_s);
 #define SCSI_CAW_MAX	      255u
 #define SCSI_ATOMIC_MAX	      256u
 
+/** The unit in which VPD page B2h lets the log page count what is used, bytes: 256 TiB fit. */
+#define SCSI_THRESHOLD_SET (64u << 10)
+
 static inline uint32_t scsi_max_transfer(const struct scsi_lu *lu)
 {
 	return IOBUF_MAX >> lu->block_shift;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* Mode pages, log pages and target port groups. */
+/* Mode pages and target port groups. */
 #include "scsi_harness.h"
 
 #include <stdio.h>
@@ -225,29 +225,6 @@ static void a_refused_list_changes_nothing(void **state)
 	world_close(w);
 }
 
-static void log_pages(void **state)
-{
-	struct world *w = world_open(&(struct world_options){0});
-	struct initiator *a = world_login(w, 0, "iqn.a");
-
-	send_cdb(a, CDB(0x4d, 0, 0x00, 0, 0, 0, 0, BE16(64), 0), NULL, 0);
-	expect_good(a);
-	assert_int_equal(a->r.len, 4 + get_be16(a->r.data + 2));
-	assert_int_equal(a->r.data[4], 0x00);
-	assert_int_equal(a->r.data[5], 0x0c);
-	send_cdb(a, CDB(0x4d, 0, 0x00, 0xff, 0, 0, 0, BE16(64), 0), NULL, 0);
-	expect_good(a);
-	assert_int_equal(a->r.data[0], 0x40);
-	assert_int_equal(get_be16(a->r.data + 2), 6);
-	send_cdb(a, CDB(0x4d, 0, 0x0c, 0, 0, 0, 0, BE16(64), 0), NULL, 0);
-	expect_good(a);
-	assert_int_equal(get_be16(a->r.data + 4), 0x0002);
-	send_cdb(a, CDB(0x4d, 0, 0x0d, 0, 0, 0, 0, BE16(64), 0), NULL, 0);
-	expect_bad_cdb(a, 2, 5);
-	world_logout(a);
-	world_close(w);
-}
-
 static void one_target_port_group_with_all_ports(void **state)
 {
 	struct world *w = world_open(&(struct world_options){0});
@@ -281,7 +258,6 @@ int main(void)
 		cmocka_unit_test(d_sense_changes_the_format),
 		cmocka_unit_test(saved_pages_survive_the_process),
 		cmocka_unit_test(a_refused_list_changes_nothing),
-		cmocka_unit_test(log_pages),
 		cmocka_unit_test(one_target_port_group_with_all_ports),
 	};
 
