@@ -7,9 +7,7 @@
 struct scsi_target {
 	/* constant */
 	char *name;
-	uint64_t id;
 	_Atomic unsigned refs;
-	struct list_node link; /* in the list of all targets; under its lock */
 
 	struct mutex lock; /* rank SCSI_TARGET: everything below */
 	struct list_node nexuses;
@@ -18,6 +16,8 @@ struct scsi_target {
 	_Atomic uint64_t map_gen;	    /* changes with the map; read without the lock */
 };
 
+/** For those who found @t where it is listed: it may be on its way out. */
+bool scsi_target_ref_unless_zero(struct scsi_target *t);
 /** The LUN number that an 8 byte LUN field addresses (peripheral or flat method), or -1. */
 int scsi_lun_number(uint64_t lun);
 /** Which nexuses of a logical unit a task management function is about. */

@@ -57,7 +57,7 @@ struct iscsi_access {
 };
 
 struct iscsi_target {
-	char name[ISCSI_NAME_MAX + 1];
+	char name[ISCSI_NAME_MAX + 1]; /* first: the key of server->by_name */
 	struct scsi_target *scsi;
 	_Atomic unsigned refs;
 	/* under server->lock */
@@ -84,6 +84,7 @@ struct iscsi_server {
 	pthread_cond_t changed; /* a session ended, a connection went */
 	/* under lock */
 	struct list_node portals, targets, conns;
+	void *by_name; /* search tree of the targets */
 	unsigned n_portals, n_conns, n_unauth, n_sessions;
 	struct iscsi_access *discovery;
 	uint64_t next_id;

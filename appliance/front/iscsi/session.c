@@ -388,18 +388,19 @@ static_assert(4 + ISCSI_NAME_MAX + 5 + 12 + 1 <= 256, "transport_id holds the lo
 static bool may_see(struct scsi_nexus *nx, struct scsi_target *other)
 {
 	struct iscsi_conn *c = container_of(nx, struct iscsi_conn, nexus);
-	struct list_node *n;
+	struct iscsi_access *access;
+	struct iscsi_target *t = iscsi_server_find_target(c->srv, scsi_target_name(other), &access);
+	bool yes = false;
 
-	mutex_scope(&c->srv->lock);
-	list_for_each (n, &c->srv->targets) {
-		struct iscsi_target *t = container_of(n, struct iscsi_target, link);
-
-		/* a target that asks for CHAP is seen only by a session that gave it */
-		if (t->scsi == other)
-			return t == c->target || (iscsi_access_allows(t->access, c->initiator) &&
-						  t->access->n_users == 0);
-	}
-	return false;
+	if (!t)
+		return false;
+	/* a target that asks for CHAP is seen only by a session that gave it */
+	if (t->scsi == other)
+		yes = t == c->target ||
+		      (iscsi_access_allows(access, c->initiator) && access->n_users == 0);
+	iscsi_access_put(access);
+	iscsi_target_put(t);
+	return yes;
 }
 
 static struct iscsi_conn *find_session_locked(struct iscsi_server *srv, const struct iscsi_login *l)

@@ -10,6 +10,7 @@
 #include "front/iscsi/iscsi_private.h"
 
 #include <errno.h>
+#include <search.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -229,17 +230,31 @@ void iscsi_target_put(struct iscsi_target *t)
 	free(t);
 }
 
+static int compare_names(const void *a, const void *b)
+{
+	return strcmp(a, b); /* a target begins with its name */
+}
+
 static struct iscsi_target *find_locked(struct iscsi_server *srv, const char *name)
 {
-	struct list_node *n;
+	struct iscsi_target **t = tfind(name, &srv->by_name, compare_names);
 
-	list_for_each (n, &srv->targets) {
-		struct iscsi_target *t = container_of(n, struct iscsi_target, link);
+	return t ? *t : NULL;
+}
 
-		if (strcmp(t->name, name) == 0)
-			return t;
-	}
-	return NULL;
+/** False: no memory. */
+static bool list_locked(struct iscsi_server *srv, struct iscsi_target *t)
+{
+	if (!tsearch(t, &srv->by_name, compare_names))
+		return false;
+	list_add_tail(&srv->targets, &t->link);
+	return true;
+}
+
+static void unlist_locked(struct iscsi_server *srv, struct iscsi_target *t)
+{
+	tdelete(t, &srv->by_name, compare_names);
+	list_del(&t->link);
 }
 
 struct iscsi_target *iscsi_server_find_target(struct iscsi_server *srv, const char *name,
@@ -266,8 +281,7 @@ int iscsi_server_add_target(struct iscsi_server *srv, const struct iscsi_target_
 {
 	struct iscsi_access *a;
 	struct iscsi_target *t;
-	bool there;
-	int r;
+	int r = 0;
 
 	r = iscsi_name_check(cfg->name, why);
 	if (r < 0)
@@ -286,14 +300,14 @@ int iscsi_server_add_target(struct iscsi_server *srv, const struct iscsi_target_
 	t->scsi = scsi_target_ref(cfg->scsi);
 	scsi_target_set_ports(t->scsi, 1);
 	mutex_lock(&srv->lock);
-	there = find_locked(srv, cfg->name);
-	if (!there)
-		list_add_tail(&srv->targets, &t->link);
+	if (find_locked(srv, cfg->name))
+		r = reason_set(why, EEXIST, "%s: there is a target of that name", cfg->name);
+	else if (!list_locked(srv, t))
+		r = reason_set(why, ENOMEM, "out of memory");
 	mutex_unlock(&srv->lock);
-	if (!there)
-		return 0;
-	iscsi_target_put(t);
-	return reason_set(why, EEXIST, "%s: there is a target of that name", cfg->name);
+	if (r)
+		iscsi_target_put(t);
+	return r;
 }
 
 /* Asks the sessions of @t that @keep does not let in (NULL: all) to go. */
@@ -347,7 +361,7 @@ int iscsi_server_remove_target(struct iscsi_server *srv, const char *name)
 		mutex_unlock(&srv->lock);
 		return -ENOENT;
 	}
-	list_del(&t->link);
+	unlist_locked(srv, t);
 	t->removed = true;
 	drop_sessions_locked(srv, t, NULL);
 	while (t->sessions > 0)
@@ -622,12 +636,14 @@ void iscsi_server_shutdown(struct iscsi_server *srv, unsigned grace_ms)
 
 void iscsi_server_destroy(struct iscsi_server *srv)
 {
-	struct list_node *n;
-
 	if (!srv)
 		return;
-	while ((n = list_pop(&srv->targets)))
-		iscsi_target_put(container_of(n, struct iscsi_target, link));
+	while (!list_empty(&srv->targets)) {
+		struct iscsi_target *t = container_of(srv->targets.next, struct iscsi_target, link);
+
+		unlist_locked(srv, t); /* nobody else is left */
+		iscsi_target_put(t);
+	}
 	iscsi_access_put(srv->discovery);
 	pthread_cond_destroy(&srv->changed);
 	mutex_destroy(&srv->lock);

@@ -2,10 +2,12 @@
 /* Third-party copy: what is copied, what is refused, and who may see what. */
 #include "scsi_harness.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/endian.h"
+#include "scsi/scsi_internal.h"
 
 struct list {
 	uint8_t b[16 + 40 * 32 + 70 * 32];
@@ -220,6 +222,88 @@ static void what_the_initiator_may_not_see_does_not_exist(void **state)
 	world_close(w);
 }
 
+static unsigned times_asked;
+
+static bool count_and_refuse(struct scsi_nexus *nx, struct scsi_target *other)
+{
+	times_asked++;
+	return false;
+}
+
+static void find_none(struct initiator *i, struct scsi_lu *lu, unsigned asked)
+{
+	const uint8_t *naa = lun_identity(scsi_lu_lun(lu))->naa;
+	uint8_t d[12] = {1, 3, 0, 8};
+
+	memcpy(d + 4, naa, 8);
+	times_asked = 0;
+	assert_null(scsi_lu_find_designator(&i->nx, d, sizeof(d)));
+	assert_int_equal(times_asked, asked);
+}
+
+/** Only those are asked about that show the logical unit, however many targets there are. */
+static void a_look_up_does_not_grow_with_the_targets(void **state)
+{
+	enum { TARGETS = 200 };
+	struct world *w = world_open(&(struct world_options){0});
+	struct initiator *a = world_login(w, 0, "iqn.a");
+	struct scsi_target *t[TARGETS];
+	struct scsi_lu *lu[2];
+	char name[64];
+
+	for (unsigned i = 0; i < TARGETS; i++) {
+		snprintf(name, sizeof(name), "iqn.2026-11.local.ebb:t%u", i);
+		assert_int_equal(scsi_target_create(name, &t[i]), 0);
+	}
+	lu[0] = world_add_lu(w, &(struct world_options){0}, "one", t[7], 3);
+	lu[1] = world_add_lu(w, &(struct world_options){0}, "many", t[0], 0);
+	for (unsigned i = 1; i < TARGETS; i++)
+		assert_int_equal(scsi_target_map(t[i], 0, lu[1]), 0);
+	a->nx.may_see = count_and_refuse;
+	find_none(a, lu[0], 1);
+	find_none(a, lu[1], TARGETS);
+	assert_int_equal(scsi_target_unmap(t[7], 3), 0);
+	find_none(a, lu[0], 0);
+	for (unsigned i = 0; i < TARGETS; i++)
+		scsi_target_unref(t[i]);
+	find_none(a, lu[1], 0);
+	world_logout(a);
+	scsi_lu_unref(lu[0]);
+	scsi_lu_unref(lu[1]);
+	world_close(w);
+}
+
+/** EUI-64, NAA and UUID name it, with the association of a logical unit only. */
+static void every_designator_names_its_logical_unit(void **state)
+{
+	struct world *w = world_open(&(struct world_options){0});
+	struct scsi_lu *two = world_add_lu(w, &(struct world_options){0}, "two", w->target, 1);
+	struct initiator *a = world_login(w, 0, "iqn.a");
+	unsigned found = 0;
+	uint8_t *d;
+
+	a->lun = 1ull << 48;
+	send_cdb(a, CDB(0x12, 1, 0x83, BE16(512), 0), NULL, 0);
+	expect_good(a);
+	for (unsigned at = 4; at < a->r.len; at += 4 + d[3]) {
+		bool of_lu, known;
+		struct scsi_lu *lu;
+
+		d = a->r.data + at;
+		lu = scsi_lu_find_designator(&a->nx, d, a->r.len - at);
+		of_lu = !(d[1] & 0x30);
+		known = of_lu && ((d[1] & 0x0f) == 2 || (d[1] & 0x0f) == 3 || (d[1] & 0x0f) == 0xa);
+		assert_ptr_equal(lu, known ? two : NULL);
+		assert_null(scsi_lu_find_designator(&a->nx, d, 3 + d[3])); /* cut short */
+		found += known;
+		scsi_lu_unref(lu);
+	}
+	assert_int_equal(found, 3);
+	world_logout(a);
+	scsi_lu_unref(two);
+	world_close(w);
+}
+
 static void reservations_and_write_protection_hold(void **state)
 {
 	struct world *w = world_open(&(struct world_options){0});
@@ -325,6 +409,8 @@ int main(void)
 		cmocka_unit_test(overlapping_ranges_are_copied_as_if_at_once),
 		cmocka_unit_test(byte_offsets),
 		cmocka_unit_test(what_the_initiator_may_not_see_does_not_exist),
+		cmocka_unit_test(a_look_up_does_not_grow_with_the_targets),
+		cmocka_unit_test(every_designator_names_its_logical_unit),
 		cmocka_unit_test(reservations_and_write_protection_hold),
 		cmocka_unit_test(bad_lists_are_refused_before_anything_is_copied),
 	};
