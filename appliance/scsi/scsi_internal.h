@@ -14,7 +14,7 @@
  * said is for them to judge.
  * Blocking work (state files) goes to worker.h.
  *
- * pr.c, mode.c, log_sense.c, sanitize.c, xcopy.c and alua.c add their rows to opcodes_b.inc and
+ * pr*.c, mode.c, log_sense.c, sanitize.c, xcopy.c and alua.c add their rows to opcodes_b.inc and
  * their handlers to scsi_commands_b.h (both included by opcodes.c).
  *
  * Hooks named scsi_pr_*, scsi_mode_*, scsi_sanitize_* are implemented by pr.c, mode.c, sanitize.c.
