@@ -15,6 +15,7 @@
 #include <sys/stat.h>
 
 #include "base/cleanup.h"
+#include "base/hash.h"
 #include "cli/cli.h"
 #include "control/run.h"
 #include "control/size.h"
@@ -290,14 +291,10 @@ static int parse(struct serve *s, int argc, char **argv, bool *ret_help, struct 
 	return 0;
 }
 
-/* FNV-1a, to tell directories of state apart by the path of a file. */
+/* Tells directories of state apart by the path of a file. */
 static uint64_t hash_path(const char *path)
 {
-	uint64_t h = 0xcbf29ce484222325ull;
-
-	for (; *path; path++)
-		h = (h ^ (uint8_t)*path) * 0x100000001b3ull;
-	return h;
+	return hash_add(HASH_START, path, strlen(path));
 }
 
 static int default_state(struct serve *s, struct reason *why)

@@ -10,11 +10,12 @@
 #include <string.h>
 
 #include "base/cleanup.h"
+#include "base/hash.h"
 
 struct entry {
 	struct entry *next;
 	struct lun *lun;
-	uint32_t hash;
+	uint64_t hash;
 };
 
 struct lun_table {
@@ -24,14 +25,10 @@ struct lun_table {
 	size_t count;
 };
 
-/* FNV-1a, 32 bits. Names come from the owner's configuration, not from peers. */
-static uint32_t hash_name(const char *s)
+/* Names come from the owner's configuration, not from peers. */
+static uint64_t hash_name(const char *s)
 {
-	uint32_t h = 2166136261u;
-
-	for (; *s; s++)
-		h = (h ^ (uint8_t)*s) * 16777619u;
-	return h;
+	return hash_add(HASH_START, s, strlen(s));
 }
 
 int lun_table_create(struct lun_table **ret_table)
@@ -68,7 +65,7 @@ void lun_table_destroy(struct lun_table *t)
 }
 
 /* Where the entry of @name hangs, or where one would be hung. */
-static struct entry **find_locked(struct lun_table *t, const char *name, uint32_t hash)
+static struct entry **find_locked(struct lun_table *t, const char *name, uint64_t hash)
 {
 	struct entry **pe = &t->bucket[hash & (t->n_buckets - 1)];
 

@@ -17,6 +17,7 @@
 #include <unistd.h>
 
 #include "base/cleanup.h"
+#include "base/hash.h"
 #include "front/nbd/nbd_private.h"
 
 #define PLUGIN_FILE  "nbdkit-ebb-plugin.so"
@@ -191,7 +192,7 @@ static uint64_t hash_file(uint64_t h, const char *path)
 		who.seconds = (uint64_t)st.st_mtim.tv_sec;
 		who.nanoseconds = (uint64_t)st.st_mtim.tv_nsec;
 	}
-	return nbd_hash(h, &who, sizeof(who));
+	return hash_add(h, &who, sizeof(who));
 }
 
 /** The command line, the addresses, and which files nbdkit has read. */
@@ -200,13 +201,13 @@ static uint64_t fingerprint(const struct nbd_command *c, const struct nbd_option
 {
 	static const char *const certificates[] = {"ca-cert.pem", "ca-crl.pem", "server-cert.pem",
 						   "server-key.pem"};
-	uint64_t h = NBD_HASH_START;
+	uint64_t h = HASH_START;
 	char path[PATH_MAX];
 
 	for (unsigned i = 0; i < c->argc; i++)
-		h = nbd_hash(h, c->argv[i], strlen(c->argv[i]) + 1);
+		h = hash_add(h, c->argv[i], strlen(c->argv[i]) + 1);
 	for (unsigned i = 0; i < opt->n_listen; i++)
-		h = nbd_hash(h, opt->listen[i], strlen(opt->listen[i]) + 1);
+		h = hash_add(h, opt->listen[i], strlen(opt->listen[i]) + 1);
 	h = hash_file(h, plugin);
 	if (opt->tls_psk)
 		h = hash_file(h, opt->tls_psk);

@@ -14,10 +14,6 @@ struct nbd_command {
 	uint64_t fingerprint; /* of all that decides how nbdkit serves, certificates too */
 };
 
-/** FNV-1a, 64 bits. */
-#define NBD_HASH_START 0xcbf29ce484222325ull
-uint64_t nbd_hash(uint64_t h, const void *data, size_t len);
-
 int nbd_command_init(struct nbd_command *c, const struct nbd_options *opt, struct reason *why);
 void nbd_command_free(struct nbd_command *c);
 

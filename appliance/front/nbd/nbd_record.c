@@ -18,20 +18,12 @@
 
 #include "base/cleanup.h"
 #include "base/clock.h"
+#include "base/hash.h"
 
 #define RECORD_MAX  4096u
 #define HEADING	    "ebb-nbdkit 1"
 #define PATIENCE_NS (2 * NSEC_PER_SEC)
 #define END_MS	    2000
-
-uint64_t nbd_hash(uint64_t h, const void *data, size_t len)
-{
-	const unsigned char *p = data;
-
-	while (len--)
-		h = (h ^ *p++) * 0x100000001b3ull;
-	return h;
-}
 
 static bool suffixed(const struct nbd_record_place *p, const char *suffix, char *buf, size_t size)
 {
@@ -186,7 +178,7 @@ static size_t format(const struct nbd_record *r, char *buf, size_t size)
 	for (unsigned i = 0; i < r->n_listen; i++)
 		n += snprintf(buf + n, size - (size_t)n, "listen %s\n", r->listen[i]);
 	n += snprintf(buf + n, size - (size_t)n, "sum %016" PRIx64 "\n",
-		      nbd_hash(NBD_HASH_START, buf, (size_t)n));
+		      hash_add(HASH_START, buf, (size_t)n));
 	return (size_t)n;
 }
 
@@ -240,7 +232,7 @@ static bool check_sum(char *text)
 		return false;
 	value = ++last;
 	if (!parse_number(take_line(&value, "sum"), 16, UINT64_MAX, &sum) || *value ||
-	    nbd_hash(NBD_HASH_START, text, (size_t)(last - text)) != sum)
+	    hash_add(HASH_START, text, (size_t)(last - text)) != sum)
 		return false;
 	*last = '\0';
 	return true;
