@@ -60,17 +60,6 @@ void scsi_ua_raise(struct scsi_lu *lu, enum scsi_ua ua, const struct scsi_nexus 
 	scsi_ua_raise_locked(lu, ua, except);
 }
 
-void scsi_ua_raise_nexus_locked(struct scsi_lu *lu, enum scsi_ua ua, uint64_t nexus_id)
-{
-	struct scsi_itl *itl;
-
-	mutex_assert_held(&lu->lock);
-	list_for_each_entry (itl, &lu->itls, lu_link) {
-		if (itl->nexus->id == nexus_id)
-			atomic_fetch_or_explicit(&itl->ua, 1u << ua, memory_order_release);
-	}
-}
-
 /* --- I_T_L state --- */
 
 void scsi_itl_allow_removal_locked(struct scsi_itl *itl)
@@ -217,6 +206,7 @@ int scsi_nexus_attach(struct scsi_nexus *nx)
 {
 	nx->id = atomic_fetch_add_explicit(&next_nexus_id, 1, memory_order_relaxed);
 	list_init(&nx->itls);
+	nx->name_hash = scsi_pr_name_hash(nx);
 	scsi_target_ref(nx->target);
 	mutex_scope(&nx->target->lock);
 	list_add_tail(&nx->target->nexuses, &nx->link);

@@ -41,6 +41,14 @@ void scsi_pr_nexus_name(const struct scsi_nexus *nx, struct pr_nexus *ret)
 	snprintf(ret->target, sizeof(ret->target), "%s", scsi_target_name(nx->target));
 }
 
+uint64_t scsi_pr_name_hash(const struct scsi_nexus *nx)
+{
+	struct pr_nexus name;
+
+	scsi_pr_nexus_name(nx, &name);
+	return pr_nexus_hash(&name);
+}
+
 /* --- what is allowed --- */
 
 static void forget_verdicts_locked(struct scsi_lu *lu)

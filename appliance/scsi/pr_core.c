@@ -23,6 +23,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/hash.h"
+
 /* --- the state --- */
 
 void pr_state_init(struct pr_state *st)
@@ -49,6 +51,14 @@ int pr_state_copy(struct pr_state *dst, const struct pr_state *src, size_t extra
 	if (src->n_regs)
 		memcpy(regs, src->regs, src->n_regs * sizeof(*regs));
 	return 0;
+}
+
+uint64_t pr_nexus_hash(const struct pr_nexus *n)
+{
+	uint64_t h = hash_add(HASH_START, n->target, strlen(n->target));
+
+	h = hash_add(h, &n->rel_port, sizeof(n->rel_port));
+	return hash_add(h, n->transport_id, n->transport_id_len);
 }
 
 bool pr_nexus_equal(const struct pr_nexus *a, const struct pr_nexus *b)

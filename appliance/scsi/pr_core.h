@@ -125,6 +125,8 @@ void pr_effects_free(struct pr_effects *e);
 const struct pr_registration *pr_find(const struct pr_state *st, const struct pr_nexus *nexus);
 /** Whether @reg (of @st) is a persistent reservation holder (SPC-4 5.12.10). */
 bool pr_is_holder(const struct pr_state *st, const struct pr_registration *reg);
+/** Equal for equal ones. */
+uint64_t pr_nexus_hash(const struct pr_nexus *n);
 bool pr_nexus_equal(const struct pr_nexus *a, const struct pr_nexus *b);
 /** Registers out of the order of commands, when a saved state is loaded. -EINVAL, -ENOMEM. */
 int pr_state_add(struct pr_state *st, const struct pr_nexus *nexus, uint64_t key);

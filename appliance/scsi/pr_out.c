@@ -19,6 +19,13 @@
 
 #define NAMES_MAX 32 /* initiators of which one list can register all ports */
 
+/** An effect, found by the name of the nexus that it is on. */
+struct mark {
+	uint64_t hash; /* pr_nexus_hash() */
+	const struct pr_effect *effect;
+	uint64_t aborted; /* id of the nexus whose commands are to be ended; 0: none yet */
+};
+
 struct pr_out {
 	struct state_change change;
 	struct scsi_cmd *cmd;
@@ -29,6 +36,7 @@ struct pr_out {
 	struct pr_request rq;
 	struct pr_state next;
 	struct pr_effects effects;
+	struct mark *marks;  /* of the effects, by hash */
 	uint64_t *abort_ids; /* nexuses whose commands PREEMPT AND ABORT ends */
 	size_t n_abort;
 	struct preempt_wait *wait; /* NULL: PREEMPT AND ABORT does not wait (any more) */
@@ -50,6 +58,7 @@ static void pr_out_free(void *priv)
 	struct pr_out *po = priv;
 
 	free(po->others);
+	free(po->marks);
 	free(po->abort_ids);
 	if (po->wait)
 		free(po->wait); /* it has not begun */
@@ -299,32 +308,85 @@ static enum scsi_ua ua_of(enum pr_notice notice)
 	}
 }
 
-/** A nexus that sees the LU under several numbers is found several times. */
-static void note_abort(struct pr_out *po, uint64_t id)
+static int compare_marks(const void *a, const void *b)
 {
-	for (size_t i = 0; i < po->n_abort; i++)
-		if (po->abort_ids[i] == id)
-			return;
-	assert(po->n_abort < po->effects.n);
-	po->abort_ids[po->n_abort++] = id;
+	const struct mark *x = a, *y = b;
+
+	return (x->hash > y->hash) - (x->hash < y->hash);
+}
+
+/** Prepares telling, before any lock is taken. False: no memory. */
+static bool mark_effects(struct pr_out *po)
+{
+	po->marks = calloc(po->effects.n + 1, sizeof(*po->marks));
+	po->abort_ids = calloc(po->effects.n + 1, sizeof(*po->abort_ids));
+	po->wait = calloc(1, sizeof(*po->wait));
+	if (!po->marks || !po->abort_ids || !po->wait)
+		return false;
+	for (size_t i = 0; i < po->effects.n; i++) {
+		po->marks[i].effect = &po->effects.v[i];
+		po->marks[i].hash = pr_nexus_hash(&po->effects.v[i].nexus);
+	}
+	qsort(po->marks, po->effects.n, sizeof(*po->marks), compare_marks);
+	return true;
+}
+
+/** The first of the marks with @hash, or where it would be. */
+static size_t find_mark(const struct pr_out *po, uint64_t hash)
+{
+	size_t low = 0, high = po->effects.n;
+
+	while (low < high) {
+		size_t mid = low + (high - low) / 2;
+
+		if (po->marks[mid].hash < hash)
+			low = mid + 1;
+		else
+			high = mid;
+	}
+	return low;
 }
 
 static void tell_nexus_locked(struct pr_out *po, struct scsi_itl *itl)
 {
-	struct scsi_lu *lu = po->cmd->lu;
-	struct pr_nexus name;
+	const struct scsi_nexus *nx = itl->nexus;
+	struct pr_nexus name = {.transport_id_len = 0};
 
-	scsi_pr_nexus_name(itl->nexus, &name);
-	for (size_t i = 0; i < po->effects.n; i++) {
-		const struct pr_effect *e = &po->effects.v[i];
+	for (size_t i = find_mark(po, nx->name_hash);
+	     i < po->effects.n && po->marks[i].hash == nx->name_hash; i++) {
+		struct mark *m = &po->marks[i];
 
-		if (!pr_nexus_equal(&e->nexus, &name))
+		if (!name.transport_id_len)
+			scsi_pr_nexus_name(nx, &name);
+		if (!pr_nexus_equal(&m->effect->nexus, &name))
 			continue;
-		if (e->notice != PR_NOTICE_NONE)
-			scsi_ua_raise_nexus_locked(lu, ua_of(e->notice), itl->nexus->id);
-		if (e->abort)
-			note_abort(po, itl->nexus->id);
+		if (m->effect->notice != PR_NOTICE_NONE)
+			atomic_fetch_or_explicit(&itl->ua, 1u << ua_of(m->effect->notice),
+						 memory_order_release);
+		/* One that sees the LU under several numbers is found several times. */
+		if (m->effect->abort && m->aborted != nx->id) {
+			m->aborted = nx->id;
+			assert(po->n_abort < po->effects.n);
+			po->abort_ids[po->n_abort++] = nx->id;
+		}
 	}
+}
+
+/**
+ * The LU's lock is held meanwhile, so the work for a nexus that is not concerned is a search for a
+ * number (find_mark), and only the names of those concerned, which are registered and so no more
+ * than PR_REGISTRATIONS_MAX, are built and compared. Most changes concern nobody else.
+ */
+static void tell_all_locked(struct pr_out *po)
+{
+	struct scsi_lu *lu = po->cmd->lu;
+	struct scsi_itl *itl;
+
+	mutex_assert_held(&lu->lock);
+	if (!po->effects.n)
+		return;
+	list_for_each_entry (itl, &lu->itls, lu_link)
+		tell_nexus_locked(po, itl);
 }
 
 static void after_abort(struct reactor_msg *m)
@@ -385,7 +447,6 @@ static void commit(struct pr_out *po)
 {
 	struct scsi_cmd *cmd = po->cmd;
 	struct scsi_lu *lu = cmd->lu;
-	struct scsi_itl *itl;
 	struct pr_state old;
 
 	mutex_lock(&lu->lock);
@@ -393,9 +454,7 @@ static void commit(struct pr_out *po)
 	lu->pr->state = po->next;
 	po->next = old;
 	scsi_pr_changed_locked(lu);
-	list_for_each_entry (itl, &lu->itls, lu_link) {
-		tell_nexus_locked(po, itl);
-	}
+	tell_all_locked(po);
 	mutex_unlock(&lu->lock);
 	state_change_leave(&po->change);
 	if (po->n_abort)
@@ -452,12 +511,8 @@ static void pr_out_begin(struct state_change *sc)
 	else if (!pr_state_copy(&po->next, &pr->state, 1))
 		v = pr_apply(&po->next, &po->rq, &po->effects);
 	mutex_unlock(&po->cmd->lu->lock);
-	if (v == PR_OK) {
-		po->abort_ids = calloc(po->effects.n + 1, sizeof(*po->abort_ids));
-		po->wait = calloc(1, sizeof(*po->wait));
-		if (!po->abort_ids || !po->wait)
-			v = PR_NO_MEMORY;
-	}
+	if (v == PR_OK && !mark_effects(po))
+		v = PR_NO_MEMORY;
 	if (v == PR_OK) {
 		save_or_commit(po);
 		return;

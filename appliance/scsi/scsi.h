@@ -144,6 +144,7 @@ struct scsi_nexus {
 	struct list_node link; /* target's nexuses; under its lock */
 	struct list_node itls; /* per-LU state of this nexus */
 	uint64_t id;	       /* unique in the process, never reused */
+	uint64_t name_hash;    /* of its name in registrations; constant */
 };
 
 /** Enters @nx in its target; a unit attention (power on / reset) is pending for each LU. -ENOMEM.

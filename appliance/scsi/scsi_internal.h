@@ -220,8 +220,6 @@ uint16_t scsi_ua_asc(enum scsi_ua ua);
  * be NULL). */
 void scsi_ua_raise(struct scsi_lu *lu, enum scsi_ua ua, const struct scsi_nexus *except);
 void scsi_ua_raise_locked(struct scsi_lu *lu, enum scsi_ua ua, const struct scsi_nexus *except);
-/** The same for one nexus (by its scsi_nexus.id); nothing when it has no state here. */
-void scsi_ua_raise_nexus_locked(struct scsi_lu *lu, enum scsi_ua ua, uint64_t nexus_id);
 
 /**
  * The LU (a new reference) among those that @nx may see - its own target's, and other targets' for
@@ -333,6 +331,8 @@ int scsi_pr_create(struct scsi_lu *lu, struct reason *why);
 void scsi_pr_destroy(struct scsi_lu *lu);
 /** With SCSI_GATE_RESERVED, for rows not SCSI_RESV_ANY/OWN: may @cmd run (cmd->op->resv)? */
 bool scsi_pr_check(struct scsi_cmd *cmd);
+/** Hash of the name of @nx in registrations. */
+uint64_t scsi_pr_name_hash(const struct scsi_nexus *nx);
 /** The nexus has gone: a RESERVE(6) reservation of its goes too. lu->lock not held. */
 void scsi_pr_nexus_loss(struct scsi_lu *lu, struct scsi_nexus *nx);
 /** LUN or target reset: a RESERVE(6) reservation goes. lu->lock not held. */

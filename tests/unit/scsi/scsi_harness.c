@@ -172,11 +172,26 @@ static void detach(void *arg)
 	scsi_nexus_detach(&i->nx);
 }
 
+unsigned port_id(uint8_t *buf, const char *name)
+{
+	char text[64];
+	unsigned len;
+
+	snprintf(text, sizeof(text), "%s,i,0x00023d000001", name);
+	len = ((unsigned)strlen(text) + 4) & ~3u;
+	if (len < 20)
+		len = 20;
+	memset(buf, 0, 4 + len);
+	buf[0] = 0x45;
+	put_be16(buf + 2, (uint16_t)len);
+	memcpy(buf + 4, text, strlen(text));
+	return 4 + len;
+}
+
 struct initiator *world_login_raw(struct world *w, struct scsi_target *t, unsigned reactor,
 				  const char *name)
 {
 	struct initiator *i = calloc(1, sizeof(*i));
-	size_t n = strlen(name) + 1, padded = (n + 3) & ~(size_t)3;
 
 	i->w = w;
 	i->expect = UINT32_MAX;
@@ -184,10 +199,7 @@ struct initiator *world_login_raw(struct world *w, struct scsi_target *t, unsign
 	i->nx.target = t;
 	i->nx.reactor = reactor_set_get(w->set, reactor);
 	i->nx.rel_port = 1;
-	i->nx.transport_id[0] = 0x05; /* iSCSI initiator device name */
-	put_be16(i->nx.transport_id + 2, (uint16_t)padded);
-	memcpy(i->nx.transport_id + 4, name, n);
-	i->nx.transport_id_len = (uint16_t)(4 + padded);
+	i->nx.transport_id_len = (uint16_t)port_id(i->nx.transport_id, name);
 	snprintf(i->nx.initiator_name, sizeof(i->nx.initiator_name), "%s", name);
 	pthread_mutex_init(&i->lock, NULL);
 	pthread_cond_init(&i->cond, NULL);

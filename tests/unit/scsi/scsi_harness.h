@@ -83,6 +83,8 @@ struct scsi_lu *world_add_lu(struct world *w, const struct world_options *opt, c
 			     struct scsi_target *t, unsigned number);
 void world_close(struct world *w);
 
+/** Writes the TransportID of an initiator port (TPID FORMAT 01b); returns its length. */
+unsigned port_id(uint8_t *buf, const char *name);
 /** @reactor: 0..WORLD_REACTORS-1. */
 struct initiator *world_login_raw(struct world *w, struct scsi_target *t, unsigned reactor,
 				  const char *name);

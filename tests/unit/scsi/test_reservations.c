@@ -18,31 +18,6 @@
 #define APTPL	   0x01
 #define SPEC_I_PT  0x08
 
-/** A TransportID of an initiator port (TPID FORMAT 01b); returns its length. */
-static unsigned port_id(uint8_t *buf, const char *name)
-{
-	char text[64];
-	unsigned len;
-
-	snprintf(text, sizeof(text), "%s,i,0x00023d000001", name);
-	len = ((unsigned)strlen(text) + 4) & ~3u;
-	if (len < 20)
-		len = 20;
-	memset(buf, 0, 4 + len);
-	buf[0] = 0x45;
-	put_be16(buf + 2, (uint16_t)len);
-	memcpy(buf + 4, text, strlen(text));
-	return 4 + len;
-}
-
-static struct initiator *login(struct world *w, unsigned reactor, const char *name)
-{
-	struct initiator *i = world_login(w, reactor, name);
-
-	i->nx.transport_id_len = (uint16_t)port_id(i->nx.transport_id, name);
-	return i;
-}
-
 static void pr_out(struct initiator *i, uint8_t sa, uint8_t type, uint64_t key, uint64_t sa_key,
 		   uint8_t flags)
 {
@@ -94,7 +69,7 @@ static int nbd_like(struct world *w, enum lun_op op)
 static void exclusive_access_keeps_others_out(void **state)
 {
 	struct world *w = world_open(&(struct world_options){0});
-	struct initiator *a = login(w, 0, "iqn.a"), *b = login(w, 1, "iqn.b");
+	struct initiator *a = world_login(w, 0, "iqn.a"), *b = world_login(w, 1, "iqn.b");
 
 	pr_out(a, 0x00, 0, 0, 0xa, 0);
 	expect_good(a);
@@ -124,7 +99,7 @@ static void exclusive_access_keeps_others_out(void **state)
 static void write_exclusive_lets_others_read(void **state)
 {
 	struct world *w = world_open(&(struct world_options){0});
-	struct initiator *a = login(w, 0, "iqn.a"), *b = login(w, 1, "iqn.b");
+	struct initiator *a = world_login(w, 0, "iqn.a"), *b = world_login(w, 1, "iqn.b");
 
 	pr_out(a, 0x00, 0, 0, 0xa, 0);
 	pr_out(a, 0x01, TYPE_WE, 0xa, 0, 0);
@@ -145,8 +120,8 @@ static void write_exclusive_lets_others_read(void **state)
 static void preempt_and_abort_tells_and_aborts_the_preempted(void **state)
 {
 	struct world *w = world_open(&(struct world_options){0});
-	struct initiator *a = login(w, 0, "iqn.a"), *b = login(w, 1, "iqn.b"),
-			 *c = login(w, 0, "iqn.c");
+	struct initiator *a = world_login(w, 0, "iqn.a"), *b = world_login(w, 1, "iqn.b"),
+			 *c = world_login(w, 0, "iqn.c");
 
 	pr_out(a, 0x00, 0, 0, 0xa, 0);
 	pr_out(b, 0x00, 0, 0, 0xb, 0);
@@ -183,7 +158,7 @@ static void aptpl_survives_the_process(void **state)
 
 	assert_non_null(mkdtemp(dir));
 	w = world_open(&(struct world_options){.state = dir});
-	a = login(w, 0, "iqn.a");
+	a = world_login(w, 0, "iqn.a");
 	pr_out(a, 0x00, 0, 0, 0xa, APTPL);
 	expect_good(a);
 	pr_out(a, 0x01, TYPE_EA, 0xa, 0, 0);
@@ -192,8 +167,8 @@ static void aptpl_survives_the_process(void **state)
 	world_close(w);
 
 	w = world_open(&(struct world_options){.state = dir});
-	a = login(w, 0, "iqn.a");
-	b = login(w, 1, "iqn.b");
+	a = world_login(w, 0, "iqn.a");
+	b = world_login(w, 1, "iqn.b");
 	assert_int_equal(keys(a), 1);
 	assert_int_equal(get_be64(a->r.data + 8), 0xa);
 	assert_int_equal(nbd_like(w, LUN_READ), -EPERM);
@@ -209,7 +184,7 @@ static void aptpl_survives_the_process(void **state)
 	world_close(w);
 
 	w = world_open(&(struct world_options){.state = dir});
-	a = login(w, 0, "iqn.a");
+	a = world_login(w, 0, "iqn.a");
 	assert_int_equal(keys(a), 0);
 	read_block(a);
 	expect_good(a);
@@ -232,7 +207,7 @@ static void a_state_that_cannot_be_written_changes_nothing(void **state)
 	fd = open(path, O_CREAT | O_WRONLY, 0600); /* a file where the directory should be */
 	assert_true(fd >= 0);
 	close(fd);
-	a = login(w, 0, "iqn.a");
+	a = world_login(w, 0, "iqn.a");
 	pr_out(a, 0x00, 0, 0, 0xa, APTPL);
 	expect_sense(a, SENSE_HARDWARE_ERROR, ASC_INTERNAL_TARGET_FAILURE);
 	assert_int_equal(keys(a), 0);
@@ -250,7 +225,7 @@ static void a_state_that_cannot_be_written_changes_nothing(void **state)
 static void aptpl_without_a_place_for_it_is_refused(void **state)
 {
 	struct world *w = world_open(&(struct world_options){0});
-	struct initiator *a = login(w, 0, "iqn.a");
+	struct initiator *a = world_login(w, 0, "iqn.a");
 
 	send_cdb(a, CDB(0x5e, 2, 0, 0, 0, 0, 0, BE16(8), 0), NULL, 0);
 	expect_good(a);
@@ -265,7 +240,7 @@ static void aptpl_without_a_place_for_it_is_refused(void **state)
 static void spec_i_pt_registers_the_listed_ports(void **state)
 {
 	struct world *w = world_open(&(struct world_options){0});
-	struct initiator *a = login(w, 0, "iqn.a"), *b = login(w, 1, "iqn.b");
+	struct initiator *a = world_login(w, 0, "iqn.a"), *b = world_login(w, 1, "iqn.b");
 	uint8_t list[128] = {0};
 	unsigned n = port_id(list + 28, "iqn.b");
 
@@ -300,7 +275,7 @@ static void spec_i_pt_counts_a_port_once(void **state)
 {
 	enum { TIMES = 2000, EACH = 24 };
 	struct world *w = world_open(&(struct world_options){0});
-	struct initiator *a = login(w, 0, "iqn.a"), *b = login(w, 1, "iqn.b");
+	struct initiator *a = world_login(w, 0, "iqn.a"), *b = world_login(w, 1, "iqn.b");
 	uint8_t *list = calloc(1, 28 + TIMES * EACH);
 
 	put_be64(list + 8, 0xa);
@@ -337,8 +312,8 @@ static void abort_command(void *arg)
 static void preempt_and_abort_can_be_aborted(void **state)
 {
 	struct world *w = world_open(&(struct world_options){0});
-	struct initiator *a = login(w, 0, "iqn.a"), *b = login(w, 1, "iqn.b");
-	struct initiator *c = login(w, 1, "iqn.c");
+	struct initiator *a = world_login(w, 0, "iqn.a"), *b = world_login(w, 1, "iqn.b");
+	struct initiator *c = world_login(w, 1, "iqn.c");
 	pthread_t thread;
 
 	pr_out(a, 0x06, 0, 0, 0xa, 0);
@@ -360,10 +335,44 @@ static void preempt_and_abort_can_be_aborted(void **state)
 	world_close(w);
 }
 
+/** However many there are, each of the preempted is told and aborted, once, and nobody else. */
+static void preempt_and_abort_reaches_each_of_many(void **state)
+{
+	enum { MANY = 100 };
+	struct world *w = world_open(&(struct world_options){0});
+	struct initiator *all[MANY];
+	char name[32];
+
+	for (unsigned i = 0; i < MANY; i++) {
+		snprintf(name, sizeof(name), "iqn.2000-01.test:%u", i);
+		all[i] = world_login(w, i % 2, name);
+		if (i % 3 == 2)
+			continue; /* is not registered */
+		pr_out(all[i], 0x00, 0, 0, i % 3 ? 0xb : 0xa, 0);
+		expect_good(all[i]);
+	}
+	pr_out(all[0], 0x01, TYPE_WE, 0xa, 0, 0);
+	expect_good(all[0]);
+	pr_out(all[0], 0x05, TYPE_WE, 0xa, 0xb, 0);
+	expect_good(all[0]);
+	assert_int_equal(keys(all[0]), (MANY + 2) / 3);
+	for (unsigned i = 0; i < MANY; i++) {
+		assert_int_equal(all[i]->aborts, i % 3 == 1);
+		test_unit_ready(all[i]);
+		if (i % 3 == 1)
+			expect_sense(all[i], SENSE_UNIT_ATTENTION, 0x2a05);
+		test_unit_ready(all[i]);
+		expect_good(all[i]);
+	}
+	for (unsigned i = 0; i < MANY; i++)
+		world_logout(all[i]);
+	world_close(w);
+}
+
 static void reserve6_holds_until_released_reset_or_lost(void **state)
 {
 	struct world *w = world_open(&(struct world_options){0});
-	struct initiator *a = login(w, 0, "iqn.a"), *b = login(w, 1, "iqn.b");
+	struct initiator *a = world_login(w, 0, "iqn.a"), *b = world_login(w, 1, "iqn.b");
 
 	for (int how = 0; how < 3; how++) {
 		send_cdb(a, CDB(0x16, 0, 0, 0, 0, 0), NULL, 0);
@@ -392,7 +401,7 @@ static void reserve6_holds_until_released_reset_or_lost(void **state)
 			test_unit_ready(b);
 		} else {
 			world_logout(a);
-			a = login(w, 0, "iqn.a");
+			a = world_login(w, 0, "iqn.a");
 		}
 		test_unit_ready(b);
 		expect_good(b);
@@ -407,7 +416,7 @@ static void reserve6_holds_until_released_reset_or_lost(void **state)
 static void reserve6_beside_persistent_reservations(void **state)
 {
 	struct world *w = world_open(&(struct world_options){0});
-	struct initiator *a = login(w, 0, "iqn.a"), *b = login(w, 1, "iqn.b");
+	struct initiator *a = world_login(w, 0, "iqn.a"), *b = world_login(w, 1, "iqn.b");
 
 	pr_out(a, 0x00, 0, 0, 0xa, 0);
 	send_cdb(a, CDB(0x16, 0, 0, 0, 0, 0), NULL, 0);
@@ -429,7 +438,7 @@ static void reserve6_beside_persistent_reservations(void **state)
 static void bad_requests_point_to_what_is_bad(void **state)
 {
 	struct world *w = world_open(&(struct world_options){0});
-	struct initiator *a = login(w, 0, "iqn.a");
+	struct initiator *a = world_login(w, 0, "iqn.a");
 	uint8_t list[25] = {0};
 
 	pr_out(a, 0x00, 0, 0, 0xa, 0);
@@ -466,6 +475,7 @@ int main(void)
 		cmocka_unit_test(spec_i_pt_registers_the_listed_ports),
 		cmocka_unit_test(spec_i_pt_counts_a_port_once),
 		cmocka_unit_test(preempt_and_abort_can_be_aborted),
+		cmocka_unit_test(preempt_and_abort_reaches_each_of_many),
 		cmocka_unit_test(reserve6_holds_until_released_reset_or_lost),
 		cmocka_unit_test(reserve6_beside_persistent_reservations),
 		cmocka_unit_test(bad_requests_point_to_what_is_bad),
