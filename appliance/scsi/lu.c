@@ -14,7 +14,7 @@
 
 #include "event/worker.h"
 #include "scsi/scsi_commands_b.h"
-#include "scsi/scsi_internal.h"
+#include "scsi/target.h"
 
 #define PHYSICAL_BLOCK 4096u
 
@@ -41,8 +41,11 @@ static void capacity_changed(struct scsi_lu *lu)
 	mutex_scope(&lu->lock);
 	scsi_ua_raise_locked(lu, SCSI_UA_CAPACITY_CHANGED, NULL);
 	list_for_each_entry (itl, &lu->itls, lu_link) {
+		int number = scsi_lun_number(itl->lun);
+
 		if (itl->nexus->ops->event)
-			itl->nexus->ops->event(itl->nexus, lu, 0x2a, 0x09);
+			itl->nexus->ops->event(itl->nexus, (unsigned)number,
+					       SCSI_EVENT_CAPACITY_CHANGED);
 	}
 }
 

@@ -110,6 +110,12 @@ void scsi_cmd_abort(struct scsi_cmd *cmd);
 
 /* --- I_T nexus --- */
 
+enum scsi_event {
+	SCSI_EVENT_LUNS_CHANGED,     /* 3F/0E: it came or went */
+	SCSI_EVENT_CAPACITY_CHANGED, /* 2A/09 */
+	SCSI_EVENT_COUNT
+};
+
 /** What a device server asks its front for. */
 struct scsi_nexus_ops {
 	/*
@@ -121,9 +127,10 @@ struct scsi_nexus_ops {
 	 */
 	void (*abort_all)(struct scsi_nexus *nx, struct scsi_lu *lu, bool tas,
 			  void (*fin)(void *arg), void *arg);
-	/* Any thread, locks of the device server are held: do not call back into it. A LUN came,
-	 * went or changed: the front may tell the initiator (iSCSI async message). Optional. */
-	void (*event)(struct scsi_nexus *nx, struct scsi_lu *lu, uint8_t asc, uint8_t ascq);
+	/* Any thread, locks of the device server are held: do not call back into it. LUN @lun
+	 * (0..255) came, went or changed: the front may tell the initiator (iSCSI async message).
+	 * Optional. */
+	void (*event)(struct scsi_nexus *nx, unsigned lun, enum scsi_event ev);
 };
 
 struct scsi_nexus {

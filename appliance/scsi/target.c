@@ -87,8 +87,9 @@ unsigned scsi_target_ports(struct scsi_target *t)
 	return t->ports;
 }
 
-/* Tells every initiator of @t, through each logical unit it has used, that the map has changed. */
-static void map_changed_locked(struct scsi_target *t)
+/* Tells every initiator of @t, through each logical unit it has used, that the map has changed: at
+ * @number. */
+static void map_changed_locked(struct scsi_target *t, unsigned number)
 {
 	struct scsi_nexus *nx;
 
@@ -109,7 +110,7 @@ static void map_changed_locked(struct scsi_target *t)
 	}
 	list_for_each_entry (nx, &t->nexuses, link) {
 		if (nx->ops->event)
-			nx->ops->event(nx, NULL, 0x3f, 0x0e);
+			nx->ops->event(nx, number, SCSI_EVENT_LUNS_CHANGED);
 	}
 }
 
@@ -126,7 +127,7 @@ int scsi_target_map(struct scsi_target *t, unsigned number, struct scsi_lu *lu)
 	if (err)
 		return err;
 	t->map[number] = scsi_lu_ref(lu);
-	map_changed_locked(t);
+	map_changed_locked(t, number);
 	return 0;
 }
 
@@ -141,7 +142,7 @@ int scsi_target_unmap(struct scsi_target *t, unsigned number)
 	if (lu) {
 		lu_index_remove(t, lu);
 		t->map[number] = NULL;
-		map_changed_locked(t);
+		map_changed_locked(t, number);
 	}
 	mutex_unlock(&t->lock);
 	if (!lu)

@@ -9,7 +9,7 @@ import pytest
 
 from conftest import EBBD, PLUGIN, need, run
 from controllib import Daemon, wait_for
-from iscsi_raw import Raw
+from iscsi_raw import ASYNC, Raw
 
 
 @pytest.fixture
@@ -108,6 +108,30 @@ def test_apply_does_what_plan_says_and_leaves_others_alone(ebbd, disk, tmp_path)
     wait_for("a to be idle", lambda: not ebbd.json("session", "list"))
     ebbd.cli("apply")
     assert [o["name"] for o in ebbd.json("lun", "list")] == ["b", "c"]
+
+
+def test_changes_of_a_lun_are_told_by_its_number(ebbd, disk):
+    a, b = disk("16M"), disk("16M")
+    luns = f"[{{name: a, path: {a}}}, {{name: b, path: {b}}}]"
+    extra = "  targets:\n  - iqn: iqn.2026-11.local.ebb:both\n    luns: [a, 5=b{}]\n"
+    ebbd.declare(luns, extra=extra.format(""))
+    ebbd.start()
+    r = Raw(ebbd.iscsi_port)
+    assert r.login("iqn.2026-11.local.ebb:both").login_status == 0
+    r.ready()
+    r.wait(r.command(bytes(6), lun=5))  # from now on b is known to this session
+
+    def event():
+        p = r.recv()
+        assert p.op == ASYNC and p.bhs[36] == 0
+        return p.bhs[8:16], p.data[2 + 12:2 + 14]
+
+    ebbd.cli("lun", "resize", "b", "32M")
+    assert event() == (bytes([0, 5, 0, 0, 0, 0, 0, 0]), b"\x2a\x09")
+    ebbd.declare(luns.replace(f"path: {b}", f"path: {b}, size: 32M"), extra=extra.format(", 200=a"))
+    ebbd.cli("apply")
+    assert event() == (bytes([0, 200, 0, 0, 0, 0, 0, 0]), b"\x3f\x0e")
+    r.close()
 
 
 def test_sighup_applies(ebbd, disk):

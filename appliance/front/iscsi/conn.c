@@ -698,10 +698,8 @@ static void ctl_run(struct reactor_msg *m)
 	unsigned what = atomic_exchange(&c->ctl, 0);
 	bool full = c->state == CONN_FULL;
 
-	if (full && what & CTL_LUNS_CHANGED)
-		iscsi_session_lun_event(c, 0x3f, 0x0e);
-	if (full && what & CTL_CAPACITY_CHANGED)
-		iscsi_session_lun_event(c, 0x2a, 0x09);
+	if (full && what & CTL_LUN_EVENTS)
+		iscsi_session_lun_events(c);
 	if (full && what & CTL_ASK_LOGOUT)
 		iscsi_session_async(c, ISCSI_ASYNC_LOGOUT);
 	if (full && what & CTL_DROP)

@@ -193,9 +193,8 @@ enum iscsi_pause { PAUSE_TX = 1, PAUSE_MEMORY = 2, PAUSE_LOGIN = 4 };
 enum iscsi_ctl {
 	CTL_DROP = 1 << 0,	 /* async message 2, then close */
 	CTL_ASK_LOGOUT = 1 << 1, /* async message 1 */
-	CTL_LUNS_CHANGED = 1 << 2,
-	CTL_CAPACITY_CHANGED = 1 << 3,
-	CTL_KILL = 1 << 4, /* close at once */
+	CTL_LUN_EVENTS = 1 << 2, /* async messages 0: conn->lun_events */
+	CTL_KILL = 1 << 3,	 /* close at once */
 };
 
 /* One PDU on its way out. */
@@ -303,6 +302,7 @@ struct iscsi_conn {
 
 	/* --- any thread --- */
 	_Atomic unsigned ctl;
+	_Atomic uint64_t lun_events[SCSI_EVENT_COUNT][SCSI_LUNS_MAX / 64]; /* a bit a LUN */
 	struct reactor_msg ctl_msg, start_msg, login_msg;
 	struct lun_counters io; /* of the session, on all its LUNs */
 	metric_counter n_commands, n_inflight, n_read, n_written, n_rx_pdus, n_tx_pdus;
@@ -406,7 +406,7 @@ int iscsi_session_establish(struct iscsi_conn *c);
 void iscsi_session_end(struct iscsi_conn *c);
 void iscsi_session_keep_alive(struct iscsi_conn *c);
 void iscsi_session_async(struct iscsi_conn *c, enum iscsi_async event);
-void iscsi_session_lun_event(struct iscsi_conn *c, uint8_t asc, uint8_t ascq);
+void iscsi_session_lun_events(struct iscsi_conn *c);
 extern const struct scsi_nexus_ops iscsi_nexus_ops;
 
 /* --- task.c: SCSI commands --- */

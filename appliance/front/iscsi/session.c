@@ -326,36 +326,49 @@ void iscsi_session_async(struct iscsi_conn *c, enum iscsi_async event)
 }
 
 /* A SCSI asynchronous event: sense data with the unit attention that is pending anyway. */
-void iscsi_session_lun_event(struct iscsi_conn *c, uint8_t asc, uint8_t ascq)
+static void send_lun_event(struct iscsi_conn *c, unsigned lun, enum scsi_event ev)
 {
-	struct iscsi_pdu *p;
+	static const uint16_t ascs[] = {
+		[SCSI_EVENT_LUNS_CHANGED] = 0x3f0e,
+		[SCSI_EVENT_CAPACITY_CHANGED] = 0x2a09,
+	};
+	struct iscsi_pdu *p = async_pdu(c, ISCSI_ASYNC_SCSI);
+	struct iscsi_async_bhs *h;
 	uint8_t *data;
 
-	if (!c->target)
-		return;
-	p = async_pdu(c, ISCSI_ASYNC_SCSI);
 	if (!p)
 		return;
+	h = (struct iscsi_async_bhs *)&p->bhs;
+	h->lun[1] = (uint8_t)lun; /* as REPORT LUNS writes it */
 	data = p->buf = calloc(1, 2 + 18);
 	if (data) {
 		put_be16(data, 18);
 		data[2] = 0x70; /* current, fixed format (SPC-4 4.5.3) */
 		data[2 + 2] = 0x06;
 		data[2 + 7] = 10;
-		data[2 + 12] = asc;
-		data[2 + 13] = ascq;
+		put_be16(data + 2 + 12, ascs[ev]);
 	}
 	iscsi_pdu_send(p, data, data ? 20 : 0);
 }
 
-static void nexus_event(struct scsi_nexus *nx, struct scsi_lu *lu, uint8_t asc, uint8_t ascq)
+void iscsi_session_lun_events(struct iscsi_conn *c)
+{
+	for (unsigned ev = 0; ev < SCSI_EVENT_COUNT; ev++) {
+		for (unsigned i = 0; i < SCSI_LUNS_MAX / 64; i++) {
+			uint64_t set = atomic_exchange(&c->lun_events[ev][i], 0);
+
+			for (; set; set &= set - 1)
+				send_lun_event(c, i * 64 + (unsigned)__builtin_ctzll(set), ev);
+		}
+	}
+}
+
+static void nexus_event(struct scsi_nexus *nx, unsigned lun, enum scsi_event ev)
 {
 	struct iscsi_conn *c = container_of(nx, struct iscsi_conn, nexus);
 
-	if (asc == 0x3f && ascq == 0x0e)
-		iscsi_conn_ctl(c, CTL_LUNS_CHANGED);
-	else if (asc == 0x2a && ascq == 0x09)
-		iscsi_conn_ctl(c, CTL_CAPACITY_CHANGED);
+	atomic_fetch_or(&c->lun_events[ev][lun / 64], 1ull << lun % 64);
+	iscsi_conn_ctl(c, CTL_LUN_EVENTS);
 }
 
 const struct scsi_nexus_ops iscsi_nexus_ops = {

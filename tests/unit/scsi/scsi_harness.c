@@ -111,9 +111,13 @@ static void abort_all(struct scsi_nexus *nx, struct scsi_lu *lu, bool tas, void 
 	atomic_store(&i->fin, fin);
 }
 
-static void event(struct scsi_nexus *nx, struct scsi_lu *lu, uint8_t asc, uint8_t ascq)
+static void event(struct scsi_nexus *nx, unsigned lun, enum scsi_event ev)
 {
-	container_of(nx, struct initiator, nx)->events++;
+	struct initiator *i = container_of(nx, struct initiator, nx);
+
+	i->events++;
+	i->event = ev;
+	i->event_lun = lun;
 }
 
 static const struct scsi_nexus_ops ops = {.abort_all = abort_all, .event = event};

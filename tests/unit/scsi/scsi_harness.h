@@ -67,6 +67,8 @@ struct initiator {
 	_Atomic(void (*)(void *arg)) fin;
 	void *fin_arg;
 	unsigned events;
+	enum scsi_event event; /* the last */
+	unsigned event_lun;
 	/* of a command under way */
 	struct scsi_cmd cmd;
 	const void *out;

@@ -346,6 +346,8 @@ static void maps_change_under_running_nexuses(void **state)
 	tur(a);
 	expect_good(a);
 	assert_int_equal(a->events, 1);
+	assert_int_equal(a->event, SCSI_EVENT_LUNS_CHANGED);
+	assert_int_equal(a->event_lun, 3);
 	assert_int_equal(scsi_target_map(w->target, 3, lu2), -EEXIST);
 	a->lun = 3ull << 48;
 	tur(a);
@@ -441,6 +443,21 @@ static void attentions_come_in_order_of_priority_once(void **state)
 	tur(a);
 	expect_sense(a, SENSE_UNIT_ATTENTION, 0x2a01);
 	world_logout(b);
+}
+
+static void growth_names_each_lun_that_was_used(void **state)
+{
+	assert_int_equal(scsi_target_map(w->target, 200, w->lu), 0);
+	a->lun = 0x40c8ull << 48; /* 200, in flat space addressing */
+	tur(a);
+	assert_int_equal(lun_resize(w->lun, 16u << 20, NULL), 0);
+	assert_int_equal(a->events, 3);
+	assert_int_equal(a->event, SCSI_EVENT_CAPACITY_CHANGED);
+	assert_int_equal(a->event_lun, 200);
+	assert_int_equal(scsi_target_unmap(w->target, 200), 0);
+	assert_int_equal(a->event, SCSI_EVENT_LUNS_CHANGED);
+	assert_int_equal(a->event_lun, 200);
+	a->lun = 0;
 }
 
 static void growth_is_told_to_all(void **state)
@@ -707,6 +724,7 @@ int main(void)
 		thin(one_lu_in_two_targets),
 		thin(attentions_come_in_order_of_priority_once),
 		thin(growth_is_told_to_all),
+		thin(growth_names_each_lun_that_was_used),
 		thin(descriptor_sense_says_the_same),
 		cmocka_unit_test(information_needs_room_for_its_value),
 		cmocka_unit_test(errors_of_the_store_have_their_sense),
