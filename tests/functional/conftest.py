@@ -2,10 +2,12 @@
 """Fixtures for the functional tests: the real programs from a build folder, with real peers.
 
 EBB_BUILD names the build folder (default: build-test, else build). Every test has its own temporary folder,
-ports that the kernel chose, and processes that end with it.
+ports of its own, and processes that end with it: tests may run at the same time (pytest-xdist). What measures time or
+memory so closely that neighbours would disturb it is marked `alone` and runs after the others, one by one.
 """
 import os
 import pathlib
+import random
 import re
 import select
 import shutil
@@ -30,18 +32,34 @@ def build_dir():
 
 
 BUILD = build_dir()
-SLOW = 6 if "asan" in BUILD.name or "tsan" in BUILD.name else 1  # sanitized programs take their time
+SANITIZED = "asan" in BUILD.name or "tsan" in BUILD.name
+SLOW = 6 if SANITIZED else 1  # what a time limit is multiplied by: sanitized programs take their time
+PACE = 2 if SANITIZED else 1  # what the length of a load is multiplied by, that as much may happen
+LIMIT = 240  # seconds a test may take, times SLOW: one that hangs fails and shows where
 EBB = BUILD / "appliance/cli/ebb"
 EBBD = BUILD / "appliance/daemon/ebbd"
 PLUGIN = BUILD / "plugins/nbdkit/nbdkit-ebb-plugin.so"
 TOOLS = BUILD / "tests/tools"
 
 
+CLAIMS = []  # held until this process ends
+
+
 def free_port():
-    """A TCP port of loopback that was free a moment ago."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
+    """A TCP port of loopback that is free and nobody else's: no other process of tests is given it, nor does the
+    kernel hand it out for a connection, though a killed daemon leaves it unused for a while."""
+    while True:
+        port = random.SystemRandom().randrange(15000, 32768)  # below the ports that the kernel hands out
+        claim = socket.socket(socket.AF_UNIX)
+        try:
+            claim.bind(f"\0ebb-test-port-{port}")
+            with socket.socket() as s:
+                s.bind(("127.0.0.1", port))
+        except OSError:
+            claim.close()
+            continue
+        CLAIMS.append(claim)
+        return port
 
 
 def run(*cmd, timeout=60, check=True, **kw):
@@ -194,14 +212,23 @@ def need(program):
     return path
 
 
-def pytest_collection_modifyitems(config, items):
-    """Tests that are not for this build or this run are deselected, not skipped."""
-    def wanted(item):
-        if item.get_closest_marker("soak") and not os.environ.get("EBB_SOAK"):
-            return False
-        if item.get_closest_marker("plain") and SLOW > 1:
-            return False
-        return not (item.get_closest_marker("sanitized") and SLOW == 1)
+def unwanted(item):
+    """Why a test is not for this build or this run, or None."""
+    if item.get_closest_marker("soak") and not os.environ.get("EBB_SOAK"):
+        return "a long run"
+    if SANITIZED and (plain := item.get_closest_marker("plain")):
+        return plain.kwargs["reason"]
+    if SANITIZED and item.get_closest_marker("alone"):
+        return "figures of sanitized programs say nothing"
+    if not SANITIZED and item.get_closest_marker("sanitized"):
+        return "only for builds under sanitizers"
+    return None
 
-    config.hook.pytest_deselected(items=[i for i in items if not wanted(i)])
-    items[:] = [i for i in items if wanted(i)]
+
+def pytest_collection_modifyitems(config, items):
+    """Tests that are not for this build or this run are deselected, not skipped. Long ones begin first."""
+    config.hook.pytest_deselected(items=[i for i in items if unwanted(i)])
+    items[:] = [i for i in items if not unwanted(i)]
+    items.sort(key=lambda i: i.get_closest_marker("long") is None)
+    for i in items:
+        i.add_marker(pytest.mark.timeout(LIMIT * SLOW if not i.get_closest_marker("soak") else 0))

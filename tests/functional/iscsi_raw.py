@@ -5,12 +5,15 @@ import os
 import socket
 import struct
 
+from conftest import SLOW
+
 INITIATOR = "iqn.2026-11.test:raw"
 NOP_OUT, CMD, TMF, LOGIN, TEXT, DATA_OUT, LOGOUT, SNACK = 0, 1, 2, 3, 4, 5, 6, 0x10
 NOP_IN, RSP, TMF_RSP, LOGIN_RSP, TEXT_RSP, DATA_IN, LOGOUT_RSP = 0x20, 0x21, 0x22, 0x23, 0x24, 0x25, 0x26
 R2T, ASYNC, REJECT = 0x31, 0x32, 0x3F
 IMM, FINAL, READ, WRITE = 0x40, 0x80, 0x40, 0x20
 NONE = 0xFFFFFFFF
+PATIENCE = 20 * SLOW  # seconds within which the target says something
 
 TABLE = []
 for _i in range(256):
@@ -52,8 +55,8 @@ def parse(data):
 
 
 class Raw:
-    def __init__(self, port, host="127.0.0.1", timeout=10):
-        self.s = socket.create_connection((host, port), timeout)
+    def __init__(self, port, host="127.0.0.1"):
+        self.s = socket.create_connection((host, port), PATIENCE)
         self.cmdsn, self.expstatsn, self.itt = 100, 1, 1
         self.hd = self.dd = False
         self.isid = bytes.fromhex("80") + os.urandom(5)
@@ -112,7 +115,7 @@ class Raw:
                 self.expstatsn = p.statsn + 1 & NONE
         return p
 
-    def closed(self, seconds=10):
+    def closed(self, seconds=PATIENCE):
         """The target closes; PDUs before that are returned."""
         got = []
         self.s.settimeout(seconds)
@@ -129,7 +132,7 @@ class Raw:
         except socket.timeout:
             return True
         finally:
-            self.s.settimeout(10)
+            self.s.settimeout(PATIENCE)
         raise AssertionError(f"not silent: {p}")
 
     def tag(self):

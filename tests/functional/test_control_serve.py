@@ -126,7 +126,7 @@ def test_help_of_every_command():
 def test_outwaits_an_address_that_is_being_given_up(tmp_path, disk):
     """The kernel may keep a listening socket a moment after the process that had it was killed."""
     with socket.socket() as other:
-        other.bind(("127.0.0.1", 0))
+        other.bind(("127.0.0.1", free_port()))
         other.listen()
         e = Ebb(tmp_path / "e", [disk("16M")], iscsi_port=other.getsockname()[1], wait=False)
         timer = threading.Timer(0.7, other.close)
@@ -308,7 +308,7 @@ def test_many_connections_at_once_and_those_that_leave(ebb, disk, tmp_path):
     wait_for("the plan to be empty", lambda: e.cli("plan").stdout == "nothing to do\n")
 
 
-@pytest.mark.plain
+@pytest.mark.alone
 def test_a_thousand_luns(ebb, tmp_path):
     """Start under 3 s, list under 0.1 s, under 64 KiB an idle LUN, 0 % CPU idle."""
     files = []

@@ -9,7 +9,7 @@ import time
 import nbd
 import pytest
 
-from conftest import SLOW, TOOLS, free_port, nbdkits_of
+from conftest import PACE, SLOW, TOOLS, free_port, nbdkits_of
 from nbdlib import Nbdkit
 
 
@@ -26,12 +26,12 @@ def survive(e, kills, seed):
     rng = random.Random(seed)
     check = subprocess.Popen(
         [TOOLS / "consistency/consistency", "--iscsi", e.iscsi(), "--iscsi", e.iscsi(), "--nbd", e.nbd(), "--nbd", e.nbd(),
-         f"--reconnect={30 * SLOW}", "--seconds", str(int(kills * 3.5 * SLOW) + 5), "--seed", str(seed)],
+         f"--reconnect={30 * SLOW}", "--seconds", str(int(kills * 3 * PACE) + 3), "--seed", str(seed)],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, stdin=subprocess.DEVNULL)
     done = 0
     try:
         for i in range(kills):
-            time.sleep(rng.uniform(0.3, 1.5) * SLOW)
+            time.sleep(rng.uniform(0.3, 1.5) * PACE)
             assert check.poll() is None, f"the checker ended after {done} kills:\n{check.communicate()[0]}"
             what = ("daemon", "nbdkit", "both")[i % 3]
             if what != "nbdkit":
@@ -52,6 +52,7 @@ def survive(e, kills, seed):
     return out
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("mode", ["direct", "buffered"])
 def test_killed_under_load_loses_nothing(ebb, disk, mode):
     e = ebb(f"{disk('32M')},io={mode}", nbd=f"127.0.0.1:{free_port()}")
@@ -123,12 +124,12 @@ def test_killed_daemon_is_no_error_for_a_plain_nbd_client(ebb, disk, tmp_path, s
     pids = nbdkits_of(e.folder)
     load = Load(hand.uri() if hand else e.nbd("one"), 5)
     for _ in range(3):
-        load.run(0.5 * SLOW)
+        load.run(0.5 * PACE)
         before = load.done
         e.kill()
         load.run(0.3)
         e.start()
-        load.run(0.7 * SLOW)
+        load.run(0.7 * PACE)
         assert load.done > before + Load.DEPTH
     load.finish()
     assert nbdkits_of(e.folder) == pids
@@ -137,7 +138,7 @@ def test_killed_daemon_is_no_error_for_a_plain_nbd_client(ebb, disk, tmp_path, s
 
 
 @pytest.mark.soak
-@pytest.mark.plain
+@pytest.mark.plain(reason="fifty starts of a sanitized daemon and their load take most of an hour")
 def test_killed_fifty_times(ebb, disk):
     e = ebb(disk("32M"), nbd=f"127.0.0.1:{free_port()}")
     print(survive(e, 50, seed=os.getpid()))

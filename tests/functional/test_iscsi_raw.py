@@ -66,7 +66,7 @@ class Serve:
             time.sleep(0.01)
 
     def connect(self):
-        return Raw(self.port, timeout=10 * SLOW)
+        return Raw(self.port)
 
     def session(self, keys=(), **kw):
         r = self.connect()
@@ -161,13 +161,13 @@ def test_gathers_a_login_in_pieces_and_bounds_it(serve):
 
 
 def test_drops_who_does_not_log_in(serve):
-    s = serve("-o", "login_timeout_ms=300", "-o", "max_unauth_address=3")
+    s = serve("-o", f"login_timeout_ms={500 * SLOW}", "-o", "max_unauth_address=3")
     first = [s.connect() for _ in range(3)]
-    s.connect().closed(5)  # one too many
+    s.connect().closed()  # one too many
     begun = time.monotonic()
     for r in first:
-        r.closed(5 * SLOW)
-    assert time.monotonic() - begun < 4 * SLOW
+        r.closed()
+    assert time.monotonic() - begun < 5 * SLOW
     s.session()
 
 
@@ -751,7 +751,7 @@ def test_functions_it_does_not_have(serve):
 
 
 def test_nop_both_ways(serve):
-    s = serve("-o", "nop_interval_ms=200", "-o", "nop_timeout_ms=400")
+    s = serve("-o", "nop_interval_ms=200", "-o", "nop_timeout_ms=1500")
     r = s.session()
     assert r.wait(r.nop(b"ping" * 100)).data == b"ping" * 100
     p = r.recv()
@@ -759,7 +759,7 @@ def test_nop_both_ways(serve):
     r.nop(itt=NONE, ttt=p.ttt)
     p = r.recv()  # asks again: the answer counted
     assert p.op == NOP_IN
-    assert r.closed(5 * SLOW) == []  # and now it got none
+    assert r.closed() == []  # and now it got none
     s.session()
 
 

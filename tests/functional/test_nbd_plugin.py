@@ -16,6 +16,7 @@ import nbd
 import pytest
 
 from conftest import SLOW, need, run
+from controllib import wait_for
 from nbdlib import Nbdkit, PortServer
 
 MiB = 1 << 20
@@ -323,8 +324,7 @@ def test_killed_nbdkit_leaves_the_daemon_alone(port, tmp_path):
             h.aio_pwrite(nbd.Buffer.from_bytearray(bytearray(b"y" * 65536)), i * 65536)
         k.proc.kill()
         k.proc.wait()
-    while not port.command("clients").startswith("clients=0"):
-        pass
+    wait_for("them to be gone", lambda: port.command("clients").startswith("clients=0"))
     k = Nbdkit(tmp_path, f"socket={port.socket}")
     connect(k.uri("one")).pread(512, 0)
     assert k.stop() == 0

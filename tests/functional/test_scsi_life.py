@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from conftest import SLOW, need, run
+from conftest import PACE, SLOW, need, run
 from controllib import Daemon, wait_for
 from iscsi_raw import INITIATOR, READ, WRITE, Closed, Raw, read10, write10
 
@@ -393,7 +393,7 @@ def test_initiators_and_changes_all_at_once(ebbd, disk):
     for t in threads:
         t.start()
     try:
-        end, size, n = time.monotonic() + 5 * SLOW, 16, 0
+        end, size, n = time.monotonic() + 5 * PACE, 16, 0
         while time.monotonic() < end:
             n += 1
             ebbd.declare(luns if n % 4 else f"[{{name: a, path: {a}}}]", extra=target + ("[a]\n" if n % 2 else "[a, b]\n"))
