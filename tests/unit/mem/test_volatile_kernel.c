@@ -37,6 +37,28 @@ static uint64_t count_right(struct volatile_range *r, uint32_t first, uint32_t n
 	return right;
 }
 
+static cpu_set_t all_processors;
+
+static void bind_to(int cpu)
+{
+	cpu_set_t set;
+
+	CPU_ZERO(&set);
+	CPU_SET(cpu, &set);
+	sched_setaffinity(0, sizeof(set), &set);
+}
+
+/*
+ * Marked pages wait in a batch of the processor that marked them, out of reach of a reclaim that
+ * is asked for on another one.
+ */
+static int stay_here(void **state)
+{
+	sched_getaffinity(0, sizeof(all_processors), &all_processors);
+	bind_to(sched_getcpu());
+	return 0;
+}
+
 /* A range of marked pages, or a skip where MADV_PAGEOUT does not take such. */
 static struct volatile_range *range_to_reclaim(void)
 {
@@ -265,26 +287,23 @@ static void test_a_range_made_in_a_locked_process_is_not_locked(void **state)
 
 struct moved {
 	struct volatile_range *r;
+	int cpus[2];
 	_Atomic bool stop;
 	_Atomic unsigned phase; /* odd: marked, being taken */
 };
 
 static void run_on(int cpu, int nice_value)
 {
-	cpu_set_t set;
-
-	CPU_ZERO(&set);
-	CPU_SET(cpu, &set);
-	sched_setaffinity(0, sizeof(set), &set);
+	bind_to(cpu);
 	setpriority(PRIO_PROCESS, (id_t)syscall(SYS_gettid), nice_value);
 }
 
-/* Keeps the last processor's translations of some pages fresh. */
+/* Keeps the second processor's translations of some pages fresh. */
 static void *run_looker(void *arg)
 {
 	struct moved *m = arg;
 
-	run_on(1, 10);
+	run_on(m->cpus[1], 10);
 	while (!m->stop)
 		for (uint32_t p = 0; p < volatile_pages(m->r) && !m->stop; p += 64)
 			for (unsigned k = 0; k < 200; k++)
@@ -298,7 +317,7 @@ static void *run_taker(void *arg)
 	uint32_t n = volatile_pages(m->r);
 	uint8_t *base = volatile_page(m->r, 0);
 
-	run_on(0, 19);
+	run_on(m->cpus[0], 19);
 	while (!m->stop) {
 		memset(base, 0x11, (size_t)n * VOLATILE_PAGE);
 		madvise(base, (size_t)n * VOLATILE_PAGE, MADV_FREE);
@@ -309,59 +328,61 @@ static void *run_taker(void *arg)
 	return NULL;
 }
 
+/* The first two processors that the process may use. */
+static bool two_processors(int cpus[2])
+{
+	int n = 0;
+
+	for (int cpu = 0; cpu < CPU_SETSIZE && n < 2; cpu++)
+		if (CPU_ISSET(cpu, &all_processors))
+			cpus[n++] = cpu;
+	return n == 2;
+}
+
 /*
  * Reads a word on one processor and the witness on the other while the kernel, starved of time,
- * is between taking pages and making processors forget them. Some such reads find a witness over
- * zeros; the watch must tell of every one of them.
+ * is between taking pages and making processors forget them. Some such reads may find a witness
+ * over zeros (how many is the machine's luck, and told only); the watch must tell of every move.
  */
 static void test_a_reader_moved_in_the_middle_is_not_fooled(void **state)
 {
-	struct moved m = {.r = range_open(512)};
-	uint64_t end = clock_now_ns() + 10 * NSEC_PER_SEC;
-	uint64_t tries = 0, whole = 0, lost = 0, fooled = 0, unnoticed = 0;
+	struct moved m = {0};
+	uint64_t end = clock_now_ns() + 2 * NSEC_PER_SEC;
+	uint64_t tries = 0, met = 0, fooled = 0, unnoticed = 0;
 	pthread_t looker, taker;
-	cpu_set_t all;
 
-	sched_getaffinity(0, sizeof(all), &all);
-	if (!CPU_ISSET(0, &all) || !CPU_ISSET(1, &all)) {
-		print_message("needs processors 0 and 1\n");
-		volatile_destroy(m.r);
+	if (!two_processors(m.cpus)) {
+		print_message("needs two processors\n");
 		skip();
 	}
+	m.r = range_open(512);
 	pthread_create(&looker, NULL, run_looker, &m);
 	pthread_create(&taker, NULL, run_taker, &m);
 	while (clock_now_ns() < end && fooled < 3) {
 		uint32_t page = 64 * (uint32_t)(tries++ % 8);
 		unsigned phase = m.phase;
 		uint64_t first, last;
-		bool calm;
 
-		run_on(0, 0);
+		run_on(m.cpus[0], 0);
 		watch_begin();
 		first = witness_peek(m.r, page, 0);
-		run_on(1, 0);
+		run_on(m.cpus[1], 0);
 		last = witness_peek(m.r, page, 511);
-		calm = watch_end();
+		unnoticed += watch_end();
 		if (phase % 2 == 0 || m.phase != phase)
 			continue;
-		whole += first && last;
-		lost += !last;
+		met++;
 		fooled += !first && last;
-		unnoticed += !first && last && calm;
 	}
 	m.stop = true;
 	pthread_join(looker, NULL);
 	pthread_join(taker, NULL);
-	sched_setaffinity(0, sizeof(all), &all);
-	print_message("  %lu reads: %lu whole, %lu lost, %lu with a witness over zeros, "
-		      "%lu of them unnoticed\n",
-		      tries, whole, lost, fooled, unnoticed);
+	print_message("  %lu reads, %lu while pages were taken, %lu with a witness over zeros; "
+		      "%lu moves unnoticed\n",
+		      tries, met, fooled, unnoticed);
 	volatile_destroy(m.r);
+	assert_true(tries > 0);
 	assert_int_equal(unnoticed, 0);
-	if (!fooled) {
-		print_message("  the moment was never met in this run: nothing shown\n");
-		skip();
-	}
 }
 
 int main(void)
@@ -379,5 +400,5 @@ int main(void)
 		cmocka_unit_test(test_a_reader_moved_in_the_middle_is_not_fooled),
 	};
 
-	return cmocka_run_group_tests(tests, NULL, NULL);
+	return cmocka_run_group_tests(tests, stay_here, NULL);
 }
