@@ -12,6 +12,7 @@
 
 #define LOCK_RANKS(X)                                                              \
 	X(CONTROL, "control: declared configuration and the objects made from it") \
+	X(BUDGET, "the memory budget's pools and targets")                         \
 	X(REGISTRY, "tables of LUNs, targets, exports by name")                    \
 	X(SCSI_TARGET, "a SCSI target: its LU map and its nexuses")                \
 	X(SCSI_LU, "a logical unit: reservations, mode pages, unit attentions")    \

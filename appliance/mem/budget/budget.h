@@ -18,12 +18,15 @@
 #include "base/metric.h"
 #include "base/reason.h"
 
+#define BUDGET_POOLS_MAX 32
+
 struct budget;
 
 /** What a pool holds now, bytes. */
 struct budget_use {
 	uint64_t bytes;	      /* held: of pages that may be volatile, what is believed resident */
 	uint64_t reclaimable; /* of them: could be given back right now */
+	uint64_t loose;	      /* of the reclaimable: volatile, the kernel takes them by itself */
 	uint64_t wired;	      /* of them: neither volatile nor reclaimable */
 };
 
@@ -59,17 +62,27 @@ struct budget_pool_spec {
 	enum budget_rank rank;
 	uint32_t share; /* of what is to be shared out among pools of shares, relative */
 	uint64_t floor; /* bytes that it is never shrunk below */
+	uint64_t max;	/* bytes that it could use; what is above goes to others; 0: any number */
 };
 struct budget_pool;
 
 struct budget_spec {
 	uint64_t floor, ceiling; /* bytes; 0 < floor <= ceiling */
+	const char *proc;	 /* where /proc is, for tests; NULL: "/proc" */
 	const char *cgroup;	 /* directory of the cgroup to watch; NULL: the process's own */
-	const char *psi;	 /* file of the PSI trigger; NULL: the cgroup's, else the host's */
-	unsigned regrow_ms;	 /* from floor to ceiling at least this long; 0: 60,000 */
+	/*
+	 * Where pressure is told of; NULL: the cgroup's memory.pressure, else the host's. A FIFO or
+	 * what else can be read is no trigger: each time there is something to read, memory is
+	 * short (systemd's MEMORY_PRESSURE_WATCH has such).
+	 */
+	const char *psi;
+	unsigned regrow_ms; /* from floor to ceiling at least this long; 0: 60,000 */
 };
 
-/** Sane defaults for this machine and cgroup: what `memory:` means when nothing is declared. */
+/**
+ * Sane defaults for this machine and cgroup: what `memory:` means when nothing is declared. The
+ * ceiling is half of what the host or the cgroup has, the floor 64 MiB; everything else is 0.
+ */
 void budget_defaults(struct budget_spec *ret_spec);
 /** Starts the controller. -EINVAL, -ENOMEM, -EAGAIN. No PSI is no error: budget_stats says so. */
 int budget_create(const struct budget_spec *spec, struct budget **ret_b, struct reason *why);
@@ -78,7 +91,8 @@ void budget_destroy(struct budget *b);
 /** Changes floor and ceiling while running; shrinks at once when it must. -EINVAL. */
 int budget_set(struct budget *b, uint64_t floor, uint64_t ceiling, struct reason *why);
 
-/** -ENOMEM. The pool gets its first target before this returns. */
+/** -ENOMEM, also for more than BUDGET_POOLS_MAX. The pool gets its first target before this
+ * returns. */
 int budget_add(struct budget *b, const struct budget_pool_spec *spec, struct budget_pool **ret_p);
 /** After return its ops are not running and will not be called. NULL is fine. */
 void budget_remove(struct budget_pool *p);
@@ -89,15 +103,39 @@ void budget_remove(struct budget_pool *p);
  */
 int budget_reserve(struct budget *b, uint64_t bytes, const char *what, struct reason *why);
 void budget_release(struct budget *b, uint64_t bytes);
+/**
+ * Gives at least @bytes back now, if the pools' floors allow, as if memory were short: the target
+ * falls and grows again later. Returns what was given back.
+ */
+uint64_t budget_shrink(struct budget *b, uint64_t bytes);
+
+#define BUDGET_CAUSES_TABLE(X)                                  \
+	X(PSI, "psi", "the kernel told of pressure")            \
+	X(CGROUP, "cgroup", "a cgroup is near its limit")       \
+	X(HOST, "host", "the host has little memory available") \
+	X(LOSS, "loss", "the kernel had taken pages by itself") \
+	X(COMMAND, "command", "the budget was changed by command")
 
 enum budget_cause {
-	BUDGET_CAUSE_PSI,
-	BUDGET_CAUSE_CGROUP,
-	BUDGET_CAUSE_HOST, /* MemAvailable is short */
-	BUDGET_CAUSE_LOSS, /* the kernel took pages by itself */
-	BUDGET_CAUSE_COMMAND,
-	BUDGET_CAUSES
+#define X(id, name, help) BUDGET_CAUSE_##id,
+	BUDGET_CAUSES_TABLE(X)
+#undef X
+		BUDGET_CAUSES
 };
+const char *budget_cause_name(enum budget_cause cause);
+
+#define BUDGET_STATES(X)                                               \
+	X(STEADY, "steady", "the target is the ceiling")               \
+	X(PRESSED, "pressed", "memory is short: looks often")          \
+	X(RESTING, "resting", "no longer short: waits before growing") \
+	X(GROWING, "growing", "raises the target step by step")
+
+enum budget_state {
+#define X(id, name, help) BUDGET_##id,
+	BUDGET_STATES(X)
+#undef X
+};
+const char *budget_state_name(enum budget_state state);
 
 struct budget_pool_stats {
 	char name[32];
@@ -113,8 +151,10 @@ struct budget_stats {
 	uint64_t held, reclaimable, reserved;
 	uint64_t limit, available;	 /* of the cgroup and the host; UINT64_MAX: unknown */
 	uint64_t shrinks[BUDGET_CAUSES]; /* by cause */
-	uint64_t returned;		 /* bytes, ever */
-	uint64_t last_shrink_ns;	 /* CLOCK_MONOTONIC; 0: never */
+	uint64_t looks;			 /* times that the controller woke up, ever */
+	enum budget_state state;
+	uint64_t returned;	 /* bytes, ever */
+	uint64_t last_shrink_ns; /* CLOCK_MONOTONIC; 0: never */
 	uint64_t last_shrink_bytes;
 	char source[96]; /* what is watched, or why nothing is */
 };
