@@ -4,8 +4,14 @@
  * lun_run(), which blocks, so there is no reactor, no extra thread and no copy: the store reads
  * into nbdkit's buffer and writes from it. All connections share the one LUN and its one entrance,
  * which is why multi-conn holds: what one connection was told is written, every other one reads.
+ *
+ * A write past RLIMIT_FSIZE raises SIGXFSZ, whose default ends the process. What the process does
+ * with signals is nbdkit's to say, so the signal is blocked instead, where it is raised: in the
+ * threads that carry I/O out, which are nbdkit's for connections, and around the opening on its
+ * main thread. The write then fails, and that is an answer.
  */
 #include <errno.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -16,6 +22,41 @@ static struct lun *the_lun;
 
 static_assert((int)PORT_EXTENT_HOLE == (int)BLOCK_EXTENT_HOLE, "same bits");
 static_assert((int)PORT_EXTENT_ZERO == (int)BLOCK_EXTENT_ZERO, "same bits");
+
+static sigset_t xfsz_only(void)
+{
+	sigset_t set;
+
+	sigemptyset(&set);
+	sigaddset(&set, SIGXFSZ);
+	return set;
+}
+
+/** On a thread that carries out I/O. It stays blocked, so this costs nothing but the first time. */
+static void block_xfsz(void)
+{
+	static _Thread_local bool blocked;
+	sigset_t set = xfsz_only();
+
+	if (!blocked)
+		pthread_sigmask(SIG_BLOCK, &set, NULL);
+	blocked = true;
+}
+
+/** lun_open() on a thread whose mask others inherit: as it was afterwards, and nothing pending. */
+static int open_lun(const struct lun_options *opt, struct reason *why)
+{
+	static const struct timespec at_once;
+	sigset_t set = xfsz_only(), old;
+	int err;
+
+	pthread_sigmask(SIG_BLOCK, &set, &old);
+	err = lun_open(opt, &the_lun, why);
+	if (!sigismember(&old, SIGXFSZ))
+		sigtimedwait(&set, NULL, &at_once);
+	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	return err;
+}
 
 static int embedded_start(const struct plugin_config *cfg, struct reason *why)
 {
@@ -33,7 +74,7 @@ static int embedded_start(const struct plugin_config *cfg, struct reason *why)
 		.description = cfg->description,
 	};
 
-	return lun_open(&opt, &the_lun, why);
+	return open_lun(&opt, why);
 }
 
 static int embedded_forked(struct reason *why)
@@ -88,6 +129,7 @@ static int embedded_io(void *handle, enum port_op op, unsigned flags, uint64_t o
 	struct iovec iov = {.iov_base = buf, .iov_len = len};
 	struct lun_io io;
 
+	block_xfsz();
 	memset(&io, 0, sizeof(io));
 	io.op = lun_ops[op];
 	io.flags = (flags & PORT_FUA ? LUN_IO_FUA : 0) |

@@ -6,6 +6,7 @@ import os
 import pathlib
 import random
 import re
+import resource
 import signal
 import socket
 import subprocess
@@ -15,9 +16,9 @@ import time
 import nbd
 import pytest
 
-from conftest import SLOW, need, run
+from conftest import PLUGIN, SLOW, need, run
 from controllib import wait_for
-from nbdlib import Nbdkit, PortServer
+from nbdlib import Nbdkit, PortServer, sanitizer_env
 
 MiB = 1 << 20
 SIZE = 64 * MiB
@@ -200,6 +201,25 @@ def test_embedded_creates_a_sparse_file(tmp_path):
     assert path.stat().st_size == 1 << 30 and path.stat().st_blocks < 64
     assert "a new one" in run("nbdinfo", k.uri()).stdout
     assert k.stop() == 0
+
+
+def test_embedded_lives_when_its_file_may_not_grow(tmp_path, disk):
+    n = Nbdkit(tmp_path, f"file={disk('8M')}")
+    h = connect(n.uri())
+    resource.prlimit(n.proc.pid, resource.RLIMIT_FSIZE, (MiB, MiB))
+    for _ in range(2):
+        fails_with(errno.ENOSPC, h.pwrite, b"x" * 4096, 4 * MiB)
+    h.pwrite(b"y" * 4096, 0)
+    assert h.pread(4096, 0) == b"y" * 4096
+    h.shutdown()
+    assert n.stop() == 0
+
+
+def test_embedded_that_may_not_make_its_file_says_so(tmp_path):
+    p = run(need("nbdkit"), "-f", "-U", tmp_path / "s", PLUGIN, f"file={tmp_path / 'new'}", "size=8M", check=False,
+            env=sanitizer_env(), preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (MiB, MiB)))
+    assert p.returncode == 1 and "File too large" in p.stdout, p.stdout
+    assert not (tmp_path / "new").exists()
 
 
 def test_embedded_refuses_a_file_in_use(tmp_path, disk):
