@@ -11,6 +11,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "control/server.h"
+#include "lun/lun.h"
 
 /* A message that a reactor answers by running it. */
 struct ping {
@@ -118,6 +119,13 @@ static void serve_signals(struct appliance *app, struct watchdog *w)
 	}
 }
 
+static void log_io_error(const struct lun *lun, const struct lun_io *io)
+{
+	log_error("lun.io_error", "lun=%s op=%s offset=%llu length=%llu errno=%d error=\"%s\"",
+		  lun_name(lun), lun_op_name(io->op), (unsigned long long)io->off,
+		  (unsigned long long)io->len, -io->err, strerror(-io->err));
+}
+
 int run_appliance(struct config *cfg, const struct run_options *opt, struct reason *why)
 {
 	struct control_server *srv = NULL;
@@ -126,6 +134,7 @@ int run_appliance(struct config *cfg, const struct run_options *opt, struct reas
 	int ret, err;
 
 	log_set_level(cfg->log_level);
+	lun_set_error_fn(log_io_error);
 	ret = appliance_start(cfg, &opt->appliance, &app, why);
 	if (ret) {
 		config_free(cfg);

@@ -167,6 +167,38 @@ static void count_conflict(struct lun_io *io)
 		metric_add(&io->session->conflicts, 1);
 }
 
+/* --- telling --- */
+
+static _Atomic(lun_error_fn) error_fn;
+
+void lun_set_error_fn(lun_error_fn fn)
+{
+	atomic_store(&error_fn, fn);
+}
+
+const char *lun_op_name(enum lun_op op)
+{
+	static const char *const names[] = {
+		[LUN_READ] = "read",	     [LUN_WRITE] = "write",
+		[LUN_FLUSH] = "flush",	     [LUN_UNMAP] = "unmap",
+		[LUN_ZERO] = "zero",	     [LUN_WRITE_SAME] = "write_same",
+		[LUN_VERIFY] = "verify",     [LUN_COMPARE_AND_WRITE] = "compare_and_write",
+		[LUN_OR_WRITE] = "or_write", [LUN_COPY] = "copy",
+		[LUN_STATUS] = "status",     [LUN_PREFETCH] = "prefetch",
+	};
+
+	return names[op];
+}
+
+/* The plan of @io has ended with an error: unless it is an answer, the store has failed. */
+static void tell_error(const struct lun_io *io)
+{
+	lun_error_fn fn = atomic_load(&error_fn);
+
+	if (fn && io->err != -EILSEQ && io->err != -EOPNOTSUPP)
+		fn(io->lun, io);
+}
+
 /* --- range locks --- */
 
 static enum range_lock_mode mode_of(const struct lun_io *io)
@@ -243,6 +275,8 @@ static void drive(struct lun_io *io, int err)
 		io->pending = NOT_PENDING;
 		err = io->bio_err;
 	}
+	if (io->err)
+		tell_error(io);
 	finish(io);
 }
 
@@ -384,9 +418,13 @@ int lun_run(struct lun *lun, struct lun_io *io)
 	if (waited)
 		count_conflict(io);
 	io->err = check_fences(io);
-	while (!io->err && lun_plan_next(io, err, &store)) {
-		io->bio.reactor = NULL;
-		err = block_run(store, &io->bio);
+	if (!io->err) {
+		while (lun_plan_next(io, err, &store)) {
+			io->bio.reactor = NULL;
+			err = block_run(store, &io->bio);
+		}
+		if (io->err)
+			tell_error(io);
 	}
 	lun_bounce_put(io);
 	unlock_ranges(io);

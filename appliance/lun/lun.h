@@ -124,6 +124,18 @@ void lun_submit(struct lun *lun, struct lun_io *io);
  */
 int lun_run(struct lun *lun, struct lun_io *io);
 
+/** "read", "compare_and_write", ... */
+const char *lun_op_name(enum lun_op op);
+
+/**
+ * Has @fn (NULL: nobody) called whenever an op ends with an error of its store - not when it was
+ * refused, nor when data did not compare - before done(), on the thread where it ended, with its
+ * ranges held: @fn must not block on LUN I/O. For the log of the process; set before there are
+ * LUNs.
+ */
+typedef void (*lun_error_fn)(const struct lun *lun, const struct lun_io *io);
+void lun_set_error_fn(lun_error_fn fn);
+
 /* --- identity --- */
 
 struct lun_identity {

@@ -164,6 +164,7 @@ def test_a_file_cut_short_by_others_is_a_medium_error(ebb, disk, mode):
     os.truncate(path, 8 << 20)
     p = r.read(20480, 8)
     assert sense(p) == (3, 0x1100) and info(p) == 20480
+    assert "lun.io_error lun=a op=read offset=10485760 length=4096 errno=" in e.stderr()
     assert r.read(0, 8).all == b"\x11" * 4096
     p = r.read(16380, 16)  # half of it is there
     assert sense(p) == (3, 0x1100)

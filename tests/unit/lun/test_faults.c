@@ -455,6 +455,69 @@ static void an_empty_pool_delays_but_does_not_fail(void **state)
 	free(buf);
 }
 
+static struct {
+	unsigned n;
+	enum lun_op op;
+	uint64_t off, len;
+	int err;
+} told;
+
+static void note_error(const struct lun *lun, const struct lun_io *io)
+{
+	assert_string_equal(lun_name(lun), "fake");
+	told.n++;
+	told.op = io->op;
+	told.off = io->off;
+	told.len = io->len;
+	told.err = io->err;
+}
+
+static void errors_of_the_store_are_told_and_refusals_are_not(void **state)
+{
+	uint8_t buf[8192] = {0};
+	struct iovec v = {buf, 4096}, both = {buf, 8192};
+	struct lun *lun;
+	struct fake *f = make_fake(&lun, false);
+
+	lun_set_error_fn(note_error);
+	for (int way = WAY_SYNC; way <= WAY_ASYNC; way++) {
+		struct lun_io io = {.op = LUN_WRITE,
+				    .off = 12288,
+				    .len = 4096,
+				    .iov = &v,
+				    .niov = 1,
+				    .reg_index = -1};
+		struct lun_io cmp = io;
+
+		memset(&told, 0, sizeof(told));
+		f->err = -EIO;
+		f->on = BLOCK_WRITE;
+		f->at = 0;
+		assert_int_equal(do_io(lun, &io, (enum way)way), -EIO);
+		assert_int_equal(told.n, 1);
+		assert_int_equal(told.op, LUN_WRITE);
+		assert_int_equal(told.off, 12288);
+		assert_int_equal(told.len, 4096);
+		assert_int_equal(told.err, -EIO);
+		f->err = 0;
+		assert_int_equal(do_io(lun, &io, (enum way)way), 0);
+		io.off = SIZE;
+		assert_int_equal(do_io(lun, &io, (enum way)way), -EINVAL);
+		io.off = 0;
+		lun_set_fence(lun, LUN_FENCE_WRITES);
+		assert_int_equal(do_io(lun, &io, (enum way)way), -EPERM);
+		lun_set_fence(lun, LUN_FENCE_NONE);
+		memset(f->data, 1, 4096);
+		cmp.op = LUN_COMPARE_AND_WRITE;
+		cmp.off = 0;
+		cmp.iov = &both;
+		assert_int_equal(do_io(lun, &cmp, (enum way)way), -EILSEQ);
+		assert_int_equal(told.n, 1);
+	}
+	lun_set_error_fn(NULL);
+	lun_unref(lun);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -465,6 +528,7 @@ int main(void)
 		cmocka_unit_test(malformed_ops_are_refused),
 		cmocka_unit_test(an_overlapping_write_waits_for_the_first),
 		cmocka_unit_test(an_empty_pool_delays_but_does_not_fail),
+		cmocka_unit_test(errors_of_the_store_are_told_and_refusals_are_not),
 	};
 	int failed = cmocka_run_group_tests(tests, NULL, NULL);
 
