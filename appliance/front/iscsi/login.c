@@ -380,6 +380,7 @@ static int request(struct iscsi_login *l, const struct iscsi_login_bhs *req, con
 	l->text_len = 0;
 	if (status != ISCSI_LOGIN_OK)
 		return status;
+	iscsi_negotiate_settle(&l->negotiation, &l->params, out);
 	if (!in_security(l))
 		iscsi_negotiate_declare(&l->negotiation, &l->params, out);
 	status = move_on(l, req->flags, ret);

@@ -8,6 +8,11 @@
  *   MIN, MAX numbers, the smaller or larger of our wish and theirs; "Reject" outside the range
  *   DECLARE  theirs alone, no reply
  *   CONST    obsolete keys with the one answer that 13.25 leaves
+ *   BURST    MIN, and no more than the MaxBurstLength that comes of the same text, before or behind
+ *
+ * FirstBurstLength must not exceed MaxBurstLength (13.14). When the initiator names both, the
+ * answer says so; when it lowers MaxBurstLength and leaves the default of the other alone, there is
+ * nothing to answer, and both sides have to take the smaller.
  *
  * A key that a discovery session has no use for is answered "Irrelevant".
  */
@@ -22,7 +27,16 @@
 #define SEGMENT_MIN 512
 #define SEGMENT_MAX 0xffffff
 
-enum kind { KIND_LIST, KIND_AND, KIND_OR, KIND_MIN, KIND_MAX, KIND_DECLARE, KIND_CONST };
+enum kind {
+	KIND_LIST,
+	KIND_AND,
+	KIND_OR,
+	KIND_MIN,
+	KIND_MAX,
+	KIND_DECLARE,
+	KIND_CONST,
+	KIND_BURST
+};
 
 #define NOWHERE	    UINT16_MAX
 #define PARAM(f)    offsetof(struct iscsi_params, f)
@@ -50,7 +64,7 @@ static const struct key keys[] = {
 	{"ImmediateData", KIND_AND, 0, 1, 1, NOWHERE, PARAM(immediate_data), NORMAL_ONLY, NULL},
 	{"MaxBurstLength", KIND_MIN, SEGMENT_MIN, SEGMENT_MAX, 0, OFFER(max_burst),
 	 PARAM(max_burst), NORMAL_ONLY, NULL},
-	{"FirstBurstLength", KIND_MIN, SEGMENT_MIN, SEGMENT_MAX, 0, OFFER(first_burst),
+	{"FirstBurstLength", KIND_BURST, SEGMENT_MIN, SEGMENT_MAX, 0, OFFER(first_burst),
 	 PARAM(first_burst), NORMAL_ONLY, NULL},
 	{"MaxOutstandingR2T", KIND_MIN, 1, 65535, 0, OFFER(max_outstanding_r2t),
 	 PARAM(max_outstanding_r2t), NORMAL_ONLY, NULL},
@@ -152,8 +166,12 @@ static void negotiate_number(struct iscsi_negotiation *n, struct iscsi_params *p
 	}
 	if (k->offer != NOWHERE)
 		memcpy(&ours, (const char *)n->offer + k->offer, sizeof(ours));
-	if (k->kind == KIND_MIN ? ours < v : ours > v)
+	if (k->kind == KIND_MAX || k->kind == KIND_DECLARE ? ours > v : ours < v)
 		v = ours;
+	if (k->kind == KIND_BURST) {
+		n->first_burst = (uint32_t)v;
+		return;
+	}
 	set_number(k, p, (uint32_t)v);
 	if (k->kind != KIND_DECLARE)
 		iscsi_text_add(out, k->name, "%" PRIu64, v);
@@ -200,6 +218,7 @@ int iscsi_negotiate(struct iscsi_negotiation *n, struct iscsi_params *p, const c
 	case KIND_MIN:
 	case KIND_MAX:
 	case KIND_DECLARE:
+	case KIND_BURST:
 		negotiate_number(n, p, k, value, out);
 		break;
 	case KIND_CONST:
@@ -207,6 +226,20 @@ int iscsi_negotiate(struct iscsi_negotiation *n, struct iscsi_params *p, const c
 		break;
 	}
 	return 1;
+}
+
+void iscsi_negotiate_settle(struct iscsi_negotiation *n, struct iscsi_params *p,
+			    struct iscsi_text_out *out)
+{
+	bool asked = n->first_burst;
+
+	if (asked)
+		p->first_burst = n->first_burst;
+	n->first_burst = 0;
+	if (p->first_burst > p->max_burst)
+		p->first_burst = p->max_burst;
+	if (asked)
+		iscsi_text_add(out, "FirstBurstLength", "%" PRIu32, p->first_burst);
 }
 
 void iscsi_negotiate_declare(struct iscsi_negotiation *n, struct iscsi_params *p,

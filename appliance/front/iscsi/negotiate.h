@@ -17,19 +17,24 @@ struct iscsi_offer {
 struct iscsi_negotiation {
 	const struct iscsi_offer *offer;
 	bool discovery;
-	uint32_t seen; /* bit i: row i of the table was negotiated in this login */
-	bool declared; /* our MaxRecvDataSegmentLength was sent */
+	uint32_t seen;	      /* bit i: row i of the table was negotiated in this login */
+	uint32_t first_burst; /* FirstBurstLength, to be answered at the end of the text; 0: no */
+	bool declared;	      /* our MaxRecvDataSegmentLength was sent */
 };
 
 /** The values in force before any negotiation. */
 void iscsi_params_default(struct iscsi_params *p);
 /**
- * Handles one pair of the initiator's, adds our reply to @out, and keeps the result in @p.
- * Returns 1; 0 when @key is not an operational one; -EPROTO when it may not be negotiated again.
+ * Handles one pair of the initiator's, adds our reply to @out (now or when it is settled), and
+ * keeps the result in @p. Returns 1; 0 when @key is not an operational one; -EPROTO when it may not
+ * be negotiated again.
  * @full_feature: in a Text Request, where only MaxRecvDataSegmentLength may change.
  */
 int iscsi_negotiate(struct iscsi_negotiation *n, struct iscsi_params *p, const char *key,
 		    const char *value, bool full_feature, struct iscsi_text_out *out);
+/** At the end of each text of a login: answers what hangs on other keys. */
+void iscsi_negotiate_settle(struct iscsi_negotiation *n, struct iscsi_params *p,
+			    struct iscsi_text_out *out);
 /** Adds what we declare ourselves, once. */
 void iscsi_negotiate_declare(struct iscsi_negotiation *n, struct iscsi_params *p,
 			     struct iscsi_text_out *out);

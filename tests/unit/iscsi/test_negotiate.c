@@ -27,6 +27,7 @@ static struct iscsi_params one(const char *key, const char *value, const char *w
 	iscsi_params_default(&p);
 	iscsi_text_init(&out, 4096);
 	assert_int_equal(iscsi_negotiate(&n, &p, key, value, false, &out), 1);
+	iscsi_negotiate_settle(&n, &p, &out);
 	if (*want) {
 		snprintf(reply, sizeof(reply), "%s=%s", key, want);
 		assert_int_equal(out.len, strlen(reply) + 1);
@@ -52,6 +53,55 @@ static void numbers_take_the_smaller_or_larger(void **state)
 	one("MaxConnections", "8", "1");
 	one("iSCSIProtocolLevel", "2", "1");
 	assert_int_equal(one("MaxRecvDataSegmentLength", "65536", "").max_send_data_segment, 65536);
+}
+
+/* The pairs of @texts, each a login request of its own; the answers are in *@ret_out. */
+static struct iscsi_params several(const char *const texts[][3][2], size_t n_texts,
+				   struct iscsi_text_out *ret_out)
+{
+	struct iscsi_negotiation n = {.offer = &offer};
+	struct iscsi_params p;
+
+	iscsi_params_default(&p);
+	iscsi_text_init(ret_out, 4096);
+	for (size_t i = 0; i < n_texts; i++) {
+		for (unsigned j = 0; texts[i][j][0]; j++)
+			assert_int_equal(iscsi_negotiate(&n, &p, texts[i][j][0], texts[i][j][1],
+							 false, ret_out),
+					 1);
+		iscsi_negotiate_settle(&n, &p, ret_out);
+	}
+	return p;
+}
+
+static bool says(const struct iscsi_text_out *out, const char *pair)
+{
+	return memmem(out->buf, out->len, pair, strlen(pair) + 1);
+}
+
+/* RFC 7143 13.14 */
+static void the_first_burst_is_no_longer_than_a_burst(void **state)
+{
+	static const char *const MAX = "MaxBurstLength", *const FIRST = "FirstBurstLength";
+	const char *const cases[][2][3][2] = {
+		{{{MAX, "16384"}, {FIRST, "65536"}}},
+		{{{FIRST, "65536"}, {MAX, "16384"}}},
+		{{{MAX, "16384"}}, {{FIRST, "65536"}}},
+		{{{MAX, "16384"}}},			/* the default of the other is 65536 */
+		{{{FIRST, "65536"}}, {{MAX, "16384"}}}, /* said already */
+	};
+
+	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		struct iscsi_text_out out;
+		struct iscsi_params p = several(cases[i], 2, &out);
+
+		assert_int_equal(p.max_burst, 16384);
+		assert_int_equal(p.first_burst, 16384);
+		assert_true(says(&out, "MaxBurstLength=16384"));
+		assert_int_equal(says(&out, "FirstBurstLength=16384"), i < 3);
+		assert_int_equal(says(&out, "FirstBurstLength=65536"), i == 4);
+		iscsi_text_free(&out);
+	}
 }
 
 static void values_out_of_range_are_rejected(void **state)
@@ -137,6 +187,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(numbers_take_the_smaller_or_larger),
+		cmocka_unit_test(the_first_burst_is_no_longer_than_a_burst),
 		cmocka_unit_test(values_out_of_range_are_rejected),
 		cmocka_unit_test(booleans_are_joined),
 		cmocka_unit_test(lists_take_the_first_that_fits),
