@@ -87,10 +87,13 @@ void cache_fill_end(struct cache_fill *f, const struct iovec *iov, int niov, uin
 
 /* --- writing --- */
 
+#define CACHE_WRITE_REGIONS 2u /* that 64 pages can be in */
+
 struct cache_write {
 	struct cache_object *o;
 	uint64_t off, len;
 	uint64_t had; /* pages of the range that were cached when it began, at most 64 told apart */
+	uint64_t seen[CACHE_WRITE_REGIONS]; /* when it entered each of their regions */
 };
 
 /**

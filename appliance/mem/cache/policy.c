@@ -1,0 +1,223 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * What goes when something must: S3-FIFO (Yang, Zhang, Qiu, Yue, Vinayak: FIFO queues are all you
+ * need for cache eviction, SOSP 2023), a shard at a time.
+ *
+ * A page comes into *small*, a tenth of the frames. At its end it goes on to *main* if it was hit
+ * twice meanwhile, else out, and a *ghost* (16 bits of its hash) remembers it for as long as main
+ * would have kept it: a page that comes back in that time goes to main at once. At the end of main
+ * a page that was hit goes round again, one use less. So a scan passes through small only.
+ *
+ * Objects have weights and floors. They are compared by pairs, the one that fills and the one that
+ * would lose: what is idle counts for nothing, and no table of shares need be kept. An object at
+ * its floor loses no page to others. One that has more than twice as much for its weight as who
+ * fills goes without further chance; one with less than half gets one chance more.
+ *
+ * A ghost is a word in a bucket of eight: 16 bits of hash, 16 of the time, in units of 1/8192 of
+ * the frames, when it was added, by a clock that ticks at each ghost.
+ */
+#include "mem/cache/cache_private.h"
+
+#define LOOKS_MAX  1024u /* pages passed over to find a victim, before one is taken as it comes */
+#define UNFAIR	   2u
+#define GHOST_TIME 8192u
+
+/* --- queues --- */
+
+void queue_push_locked(struct shard *s, enum queue_id q, uint32_t i)
+{
+	struct queue *queue = &s->queue[q];
+	struct entry *e = &s->entry[i];
+
+	e->queue = q;
+	e->next = NO_ENTRY;
+	e->prev = queue->tail;
+	if (queue->tail != NO_ENTRY)
+		s->entry[queue->tail].next = i;
+	else
+		queue->head = i;
+	queue->tail = i;
+	queue->n++;
+}
+
+void queue_remove_locked(struct shard *s, uint32_t i)
+{
+	struct entry *e = &s->entry[i];
+	struct queue *queue = &s->queue[e->queue];
+
+	if (e->queue == QUEUE_NONE)
+		return;
+	if (e->prev != NO_ENTRY)
+		s->entry[e->prev].next = e->next;
+	else
+		queue->head = e->next;
+	if (e->next != NO_ENTRY)
+		s->entry[e->next].prev = e->prev;
+	else
+		queue->tail = e->prev;
+	queue->n--;
+	e->queue = QUEUE_NONE;
+}
+
+uint32_t queue_pop_locked(struct shard *s, enum queue_id q)
+{
+	uint32_t i = s->queue[q].head;
+
+	if (i != NO_ENTRY)
+		queue_remove_locked(s, i);
+	return i;
+}
+
+static void queue_move_locked(struct shard *s, uint32_t i, enum queue_id q)
+{
+	queue_remove_locked(s, i);
+	queue_push_locked(s, q, i);
+}
+
+/* --- ghosts --- */
+
+static uint32_t *ghost_bucket(const struct shard *s, uint64_t hash)
+{
+	return s->ghost + (size_t)((hash >> 32) * s->ghost_buckets >> 32) * GHOST_WAYS;
+}
+static uint32_t ghost_tag(uint64_t hash)
+{
+	return (uint32_t)(hash & 0xffff) | 1;
+}
+static uint32_t ghost_unit(const struct shard *s)
+{
+	return s->frames / GHOST_TIME + 1;
+}
+static uint32_t ghost_age(const struct shard *s, uint32_t word)
+{
+	return (uint16_t)(s->ghost_clock / ghost_unit(s) - word);
+}
+static bool ghost_alive(const struct shard *s, uint32_t word)
+{
+	return word && ghost_age(s, word) <= s->limit / 10 * 9 / ghost_unit(s);
+}
+
+bool ghost_take_locked(struct shard *s, uint64_t hash)
+{
+	uint32_t *word = ghost_bucket(s, hash);
+
+	for (unsigned k = 0; k < GHOST_WAYS; k++) {
+		if (word[k] >> 16 != ghost_tag(hash))
+			continue;
+		if (!ghost_alive(s, word[k]))
+			word[k] = 0;
+		if (!word[k])
+			return false;
+		word[k] = 0;
+		return true;
+	}
+	return false;
+}
+
+void ghost_add_locked(struct shard *s, uint64_t hash)
+{
+	uint32_t *word = ghost_bucket(s, hash);
+	unsigned oldest = 0;
+
+	s->ghost_clock++;
+	for (unsigned k = 0; k < GHOST_WAYS; k++) {
+		if (!ghost_alive(s, word[k])) {
+			oldest = k;
+			break;
+		}
+		if (ghost_age(s, word[k]) > ghost_age(s, word[oldest]))
+			oldest = k;
+	}
+	word[oldest] = ghost_tag(hash) << 16 | (uint16_t)(s->ghost_clock / ghost_unit(s));
+}
+
+/* --- victims --- */
+
+static bool has_more_than_fair(const struct cache_object *o, const struct cache_object *than)
+{
+	uint64_t mine = atomic_load_explicit(&o->pages, memory_order_relaxed);
+	uint64_t others = atomic_load_explicit(&than->pages, memory_order_relaxed);
+
+	return mine * than->weight > UNFAIR * others * o->weight;
+}
+
+enum verdict {
+	GOES,
+	GOES_ON, /* from small to main */
+	STAYS,	 /* to the end of its queue */
+	STAYS_FLOOR,
+};
+
+static enum verdict judge_locked(struct shard *s, struct entry *e,
+				 const struct cache_object *filler)
+{
+	const struct cache_object *o = entry_object(s, entry_key(e));
+	unsigned use = atomic_load_explicit(&e->use, memory_order_relaxed);
+	bool others = filler && filler != o;
+
+	if (others && atomic_load_explicit(&o->pages, memory_order_relaxed) <= o->floor)
+		return STAYS_FLOOR;
+	if (others && has_more_than_fair(o, filler))
+		return GOES;
+	if (e->queue == QUEUE_SMALL && use > 1) {
+		atomic_store_explicit(&e->use, 0, memory_order_relaxed);
+		return GOES_ON;
+	}
+	if (e->queue == QUEUE_MAIN && use) {
+		atomic_store_explicit(&e->use, (uint8_t)(use - 1), memory_order_relaxed);
+		return STAYS;
+	}
+	if (others && !e->spared && has_more_than_fair(filler, o)) {
+		e->spared = 1;
+		return STAYS;
+	}
+	return GOES;
+}
+
+static uint32_t next_candidate_locked(const struct shard *s)
+{
+	const struct queue *small = &s->queue[QUEUE_SMALL], *main = &s->queue[QUEUE_MAIN];
+
+	return main->n == 0 || (small->n && small->n >= s->limit / 10) ? small->head : main->head;
+}
+
+uint32_t policy_victim_locked(struct shard *s, const struct cache_object *filler)
+{
+	for (unsigned looks = 0; looks < LOOKS_MAX; looks++) {
+		uint32_t i = next_candidate_locked(s);
+		struct entry *e = &s->entry[i];
+
+		if (i == NO_ENTRY)
+			return i;
+		switch (judge_locked(s, e, filler)) {
+		case GOES:
+			return i;
+		case GOES_ON:
+			queue_move_locked(s, i, QUEUE_MAIN);
+			break;
+		case STAYS:
+			if (looks == LOOKS_MAX - 1)
+				return i;
+			queue_move_locked(s, i, (enum queue_id)e->queue);
+			break;
+		case STAYS_FLOOR:
+			/* Not to the same queue: small would be looked through again and again. */
+			queue_move_locked(s, i, QUEUE_MAIN);
+			break;
+		}
+	}
+	return NO_ENTRY;
+}
+
+uint32_t policy_zero_victim_locked(struct shard *s)
+{
+	for (uint32_t looks = 0;; looks++) {
+		uint32_t i = s->queue[QUEUE_ZERO].head;
+
+		if (i == NO_ENTRY || looks == LOOKS_MAX ||
+		    !atomic_load_explicit(&s->entry[i].use, memory_order_relaxed))
+			return i;
+		atomic_store_explicit(&s->entry[i].use, 0, memory_order_relaxed);
+		queue_move_locked(s, i, QUEUE_ZERO);
+	}
+}
