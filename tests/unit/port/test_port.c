@@ -491,7 +491,7 @@ static void client_that_goes_away_with_io_in_flight(void **state)
 	struct port_client *c = client(f);
 	char buf[512];
 
-	for (int i = 0; i < 50; i++) {
+	for (int i = 0; i < 12; i++) {
 		struct port_link l = hostile_link(f);
 
 		for (uint32_t tag = 0; tag < PORT_SLOTS; tag++) {
