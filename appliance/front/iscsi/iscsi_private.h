@@ -389,6 +389,20 @@ void iscsi_pdu_send(struct iscsi_pdu *p, const void *data, uint32_t len);
 void iscsi_conn_stamp(struct iscsi_conn *c, void *bhs, bool status);
 void iscsi_conn_reject(struct iscsi_conn *c, enum iscsi_reject reason, const void *bhs);
 uint32_t iscsi_crc32c(const void *data, size_t len);
+/** Least significant byte first, as the examples of RFC 7143 A.4 show. */
+void iscsi_put_digest(uint8_t *to, uint32_t crc);
+/** Whether the peer has yet to take so much that no request is taken from it. */
+bool iscsi_conn_sends_enough(const struct iscsi_conn *c);
+/** The Login Request in c->bhs is complete. 0. */
+int iscsi_conn_login(struct iscsi_conn *c);
+
+/* --- conn_rx.c: bytes to PDUs --- */
+
+#define ISCSI_RX_SIZE (32u << 10) /* of the stream's receive buffer */
+
+/** What the stream calls (stream_ops). */
+ssize_t iscsi_conn_input(struct stream *s, void *ctx, const uint8_t *data, size_t len);
+int iscsi_conn_filled(struct stream *s, void *ctx);
 
 /* --- session.c: numbers, keep-alive, requests that are no commands --- */
 
@@ -417,10 +431,6 @@ void iscsi_task_free(struct iscsi_task *t);
 struct iscsi_task *iscsi_task_find(struct iscsi_conn *c, uint32_t itt);
 /** The header of a SCSI Command is in c->bhs, @ahs behind it. 0, -EAGAIN (paused), -EPROTO. */
 int iscsi_task_command(struct iscsi_conn *c, const uint8_t *ahs);
-/** The same of a Data-Out. */
-int iscsi_task_data_out(struct iscsi_conn *c);
-/** The data segment of the Data-Out is there. */
-void iscsi_task_data_done(struct iscsi_conn *c, bool bad_digest);
 /** The command's CmdSN has come: go on. */
 void iscsi_task_deliver(struct iscsi_task *t);
 /** Goes on with what waited: sending, memory, reads. */
@@ -433,6 +443,25 @@ void iscsi_task_tell_aborts(struct iscsi_conn *c);
 void iscsi_task_end_all(struct iscsi_conn *c);
 /** Gives back unused tasks and PDUs. */
 void iscsi_task_trim(struct iscsi_conn *c);
+void iscsi_task_set_state(struct iscsi_task *t, enum iscsi_task_state to);
+/** Takes a delivered task to its next step. */
+void iscsi_task_advance(struct iscsi_task *t);
+/** All its data are there: runs it, now or when a read may. */
+void iscsi_task_start(struct iscsi_task *t);
+/** Ends the task with TASK ABORTED, or with nothing. */
+void iscsi_task_end_aborted(struct iscsi_task *t);
+
+/* --- task_out.c: their data out --- */
+
+/** Asks for the data that are missing, once there is room for them; false: there is none. */
+bool iscsi_task_grant(struct iscsi_task *t);
+/** A command has come with @dsl bytes, and more unasked unless @final: checks that against what was
+ * negotiated and finds a place for it. 0, -EAGAIN: not now. */
+int iscsi_task_unsolicited(struct iscsi_task *t, uint32_t dsl, bool final);
+/** The header of a Data-Out is in c->bhs. 0. */
+int iscsi_task_data_out(struct iscsi_conn *c);
+/** Its data segment is there. */
+void iscsi_task_data_done(struct iscsi_conn *c, bool bad_digest);
 
 struct iscsi_residual {
 	uint8_t flags;
