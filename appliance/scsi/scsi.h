@@ -200,7 +200,8 @@ const char *scsi_target_name(const struct scsi_target *t);
 /** Sets the target's ports (relative identifiers 1..@n, all in one target port group), for RTPG and
  * VPD 83h/88h. */
 int scsi_target_set_ports(struct scsi_target *t, unsigned n);
-/** Shows @lu as LUN @number (0..255). -EEXIST, -ENOMEM. Initiators get REPORTED LUNS DATA HAS CHANGED. */
+/** Shows @lu as LUN @number (0..255). -EEXIST, -ENOMEM. Initiators get REPORTED LUNS DATA HAS
+ * CHANGED. */
 int scsi_target_map(struct scsi_target *t, unsigned number, struct scsi_lu *lu);
 /** -ENOENT. Commands in flight end by themselves; new ones get LOGICAL UNIT NOT SUPPORTED. */
 int scsi_target_unmap(struct scsi_target *t, unsigned number);

@@ -4,8 +4,9 @@
  *
  *	find the entry by the index			key seen: the page's, ready or leaving
  *	load its frame's ticket
- *	load the key again				the same: the ticket is of this page's content,
- *or older volatile_read() with that ticket		0: of this content, whole
+ *	load the key again				the same: the ticket is of this content,
+ *							or of an older one
+ *	volatile_read() with that ticket		0: of this content, whole
  *
  * A frame gets another page in this order: its key is cleared, the ticket moves (volatile_take()),
  * the bytes change, the new key is set. If the ticket loaded were of a later content, the key would

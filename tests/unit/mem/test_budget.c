@@ -439,8 +439,7 @@ static void test_limits_of_a_v2_group_and_of_those_above_it_count(void **state)
 
 	group_v2("cg/a", "536870912", "max", 100 * M, 0);
 	group_v2("cg/a/b", "max", "max", 100 * M, 0);
-	b = make((struct budget_spec){
-		.floor = 10 * M, .ceiling = 200 * M, .cgroup = at("cg/a/b")});
+	b = make((struct budget_spec){.floor = 10 * M, .ceiling = 200 * M, .cgroup = at("cg/a/b")});
 	assert_non_null(strstr(stats(b).source, "cgroup v2"));
 	assert_int_equal(stats(b).limit, 512 * M);
 	assert_int_equal(stats(b).available, 412 * M);
