@@ -206,6 +206,77 @@ int print_resized(const json_t *r)
 	return EXIT_DONE;
 }
 
+static const char *bytes_or_none(const json_t *o, const char *key, char *buf, size_t size)
+{
+	return number(o, key) < 0 ? "unknown" : format_bytes(o, key, buf, size);
+}
+
+static void print_budget(const json_t *b)
+{
+	const json_t *last = json_object_get(b, "last_shrink");
+	char v[5][40];
+
+	printf("%-12s%s of %s (%s; floor %s)\n", "target", format_bytes(b, "target", v[0], 40),
+	       format_bytes(b, "ceiling", v[1], 40), text(b, "state"),
+	       format_bytes(b, "floor", v[2], 40));
+	printf("%-12s%s, of which %s can be given back now\n", "held",
+	       format_bytes(b, "held", v[0], 40), format_bytes(b, "reclaimable", v[1], 40));
+	printf("%-12s%s promised to LUNs and connections\n", "reserved",
+	       format_bytes(b, "reserved", v[0], 40));
+	printf("%-12s%s, %s of it available\n", "host", bytes_or_none(b, "limit", v[0], 40),
+	       bytes_or_none(b, "available", v[1], 40));
+	printf("%-12s%s\n", "watches", text(b, "watches"));
+	printf("%-12s%s", "given back", format_bytes(b, "returned_bytes", v[0], 40));
+	if (json_is_object(last)) {
+		format_age(last, "age_s", v[2], 40);
+		printf("; last %s, %s ago", format_bytes(last, "bytes", v[1], 40), v[2]);
+	}
+	printf("\n\n");
+}
+
+static void print_pools(const json_t *pools)
+{
+	static const char *const titles[] = {"POOL",	 ">HOLDS", ">RECLAIMABLE", ">VOLATILE",
+					     ">TARGET",	 ">FLOOR", ">GIVEN_BACK",  ">LOST_PAGES",
+					     ">SHRINKS", ">P99_US"};
+	static const char *const keys[] = {"bytes",  "reclaimable", "volatile",
+					   "target", "floor",	    "returned_bytes"};
+	struct table *t = table_new(titles, 10);
+	json_t *o;
+	size_t i;
+
+	json_array_foreach(pools, i, o)
+	{
+		const char *cells[10] = {text(o, "name")};
+		char v[9][40];
+
+		for (unsigned k = 0; k < 6; k++)
+			cells[1 + k] = format_bytes(o, keys[k], v[k], 40);
+		snprintf(v[6], 40, "%lld", number(o, "purged_pages"));
+		snprintf(v[7], 40, "%lld", number(o, "shrinks"));
+		snprintf(v[8], 40, "%lld", number(o, "shrink_p99_us"));
+		for (unsigned k = 6; k < 9; k++)
+			cells[1 + k] = v[k];
+		table_add(t, cells);
+	}
+	table_print(t);
+}
+
+int print_memory(const json_t *r)
+{
+	print_budget(json_object_get(r, "budget"));
+	print_pools(json_object_get(r, "pools"));
+	return EXIT_DONE;
+}
+
+int print_released(const json_t *r)
+{
+	char buf[40];
+
+	printf("%s given back\n", format_bytes(r, "returned_bytes", buf, sizeof(buf)));
+	return EXIT_DONE;
+}
+
 int print_nothing(const json_t *r)
 {
 	return EXIT_DONE;

@@ -9,6 +9,8 @@ int print_luns(const json_t *r);
 int print_lun(const json_t *r);
 int print_created(const json_t *r);
 int print_resized(const json_t *r);
+int print_memory(const json_t *r);
+int print_released(const json_t *r);
 int print_nothing(const json_t *r);
 int print_sessions(const json_t *r);
 int print_exports(const json_t *r);

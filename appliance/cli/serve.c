@@ -405,7 +405,9 @@ int cli_serve(int argc, char **argv, const struct cli_options *global)
 		config_free(s.cfg);
 	} else {
 		run.appliance =
-			(struct appliance_options){.state_dir = s.state, .port_socket = s.port_buf};
+			(struct appliance_options){.state_dir = s.state,
+						   .port_socket = s.port_buf,
+						   .pressure = getenv("MEMORY_PRESSURE_WATCH")};
 		run.control_socket = s.socket;
 		run_prepare_signals();
 		ret = run_appliance(s.cfg, &run, &why);

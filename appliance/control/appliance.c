@@ -107,6 +107,7 @@ static int plan_to(struct appliance *app, const struct config *declared, struct 
 		.n_targets = app->n_targets,
 		.portals = (const char *const *)app->portals,
 		.n_portals = app->n_portals,
+		.memory = memory_declared(app->memory),
 		.started_with = app->started_with,
 		.look = look_at_file,
 	};
@@ -130,6 +131,13 @@ static int plan_to(struct appliance *app, const struct config *declared, struct 
 	return ret;
 }
 
+static void forget_declaration(struct plan_step *s)
+{
+	s->lun = NULL;
+	s->target = NULL;
+	s->memory = NULL;
+}
+
 int appliance_plan(struct appliance *app, struct plan **ret_plan, struct reason *why)
 {
 	struct config *cfg;
@@ -146,7 +154,7 @@ int appliance_plan(struct appliance *app, struct plan **ret_plan, struct reason 
 	app_end_change(app);
 	if (!ret) /* steps point into a declaration that may be gone */
 		for (size_t i = 0; i < (*ret_plan)->n; i++)
-			(*ret_plan)->steps[i].lun = NULL, (*ret_plan)->steps[i].target = NULL;
+			forget_declaration(&(*ret_plan)->steps[i]);
 	return ret;
 }
 
@@ -201,7 +209,7 @@ static int apply_config(struct appliance *app, struct config *cfg, struct plan *
 		log_steps(p);
 	note_problems(app, p);
 	for (size_t i = 0; i < p->n; i++)
-		p->steps[i].lun = NULL, p->steps[i].target = NULL;
+		forget_declaration(&p->steps[i]);
 	mutex_lock(&app->lock);
 	old = app->declared == cfg ? NULL : app->declared;
 	app->declared = cfg;
@@ -658,7 +666,8 @@ static int check_whole(const struct plan *p, struct reason *why)
 	return 0;
 }
 
-static int start_parts(struct appliance *app, struct config *cfg, struct reason *why)
+static int start_parts(struct appliance *app, struct config *cfg, const char *pressure,
+		       struct reason *why)
 {
 	struct reactor_options ropt = {.spin_us = 20, .name = "ebb"};
 	long cores = sysconf(_SC_NPROCESSORS_ONLN);
@@ -666,12 +675,18 @@ static int start_parts(struct appliance *app, struct config *cfg, struct reason 
 	/* Clients that come back after a restart must not find that their LUN is not there yet. */
 	struct port_options popt = {.path = app->port_socket, .gid = (gid_t)-1, .held = true};
 	struct plan *done;
-	int ret = reactor_set_start(threads, &ropt, &app->reactors);
+	int ret = memory_start(cfg, pressure, &app->memory, why);
+
+	if (ret)
+		return ret;
+	ret = reactor_set_start(threads, &ropt, &app->reactors);
 
 	if (ret)
 		return reason_set(why, -ret, "cannot start %u reactors: %s", threads,
 				  strerror(-ret));
-	ret = lun_table_create(&app->table);
+	ret = memory_add_reactors(app->memory, app->reactors);
+	if (!ret)
+		ret = lun_table_create(&app->table);
 	if (ret)
 		return reason_set(why, -ret, "%s", strerror(-ret));
 	ret = start_iscsi(app, cfg, why);
@@ -682,6 +697,9 @@ static int start_parts(struct appliance *app, struct config *cfg, struct reason 
 	ret = port_server_start(&popt, &app->port, why);
 	if (ret)
 		return ret;
+	ret = memory_add_port(app->memory, app->port);
+	if (ret)
+		return reason_set(why, -ret, "out of memory");
 	ret = apply_config(app, cfg, &done, why);
 	if (ret)
 		return ret;
@@ -717,6 +735,7 @@ static void stop_parts(struct appliance *app)
 	nbd_supervisor_stop(app->nbd, NULL, NULL);
 	if (app->iscsi)
 		iscsi_server_shutdown(app->iscsi, GRACE_MS);
+	memory_remove_port(app->memory);
 	if (app->port)
 		port_server_stop(app->port, NULL, NULL);
 }
@@ -728,8 +747,10 @@ static void free_parts(struct appliance *app)
 	if (app->table)
 		lun_table_destroy(app->table);
 	worker_drain();
+	memory_remove_reactors(app->memory);
 	if (app->reactors)
 		reactor_set_stop(app->reactors);
+	memory_stop(app->memory);
 }
 
 static struct appliance *new_appliance(const struct appliance_options *opt)
@@ -771,7 +792,7 @@ int appliance_start(struct config *cfg, const struct appliance_options *opt,
 	if (!ret)
 		ret = raise_file_limit(cfg, why);
 	if (!ret)
-		ret = start_parts(app, cfg, why);
+		ret = start_parts(app, cfg, opt->pressure, why);
 	app->starting = false;
 	if (ret) {
 		stop_parts(app);
@@ -857,4 +878,9 @@ struct reactor *appliance_control_reactor(struct appliance *app)
 struct reactor_set *appliance_reactors(struct appliance *app)
 {
 	return app->reactors;
+}
+
+struct memory *appliance_memory(struct appliance *app)
+{
+	return app->memory;
 }

@@ -19,12 +19,14 @@
 #include "event/reactor.h"
 
 struct appliance;
+struct memory;
 
 struct appliance_options {
 	/* The file that declares; read again by plan and apply. NULL: the declaration is ours. */
 	const char *config_path;
 	const char *state_dir;	 /* made when it is not there (0700) */
 	const char *port_socket; /* of the port */
+	const char *pressure;	 /* the file that tells of memory pressure; NULL: the kernel's */
 	/*
 	 * What cannot be opened is reported and left for the next apply. Otherwise the start fails.
 	 */
@@ -46,6 +48,8 @@ int appliance_stop(struct appliance *app);
 /** The reactor on which the control socket lives. */
 struct reactor *appliance_control_reactor(struct appliance *app);
 struct reactor_set *appliance_reactors(struct appliance *app);
+/** Its budget, caches and addresses (control/memory.h), there as long as it runs. */
+struct memory *appliance_memory(struct appliance *app);
 
 /* --- changes; all block --- */
 
@@ -68,6 +72,8 @@ int appliance_kick(struct appliance *app, const char *id, struct reason *why);
 
 json_t *appliance_report_status(struct appliance *app);
 json_t *appliance_report_luns(struct appliance *app);
+/** Who holds memory, and what was given back: see docs/budget.md. */
+json_t *appliance_report_memory(struct appliance *app);
 json_t *appliance_report_lun(struct appliance *app, const char *name);
 json_t *appliance_report_sessions(struct appliance *app);
 /** [{"lun", "protocol", "url"}], sorted by LUN. */

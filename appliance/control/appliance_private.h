@@ -4,6 +4,7 @@
 
 #include "base/lock.h"
 #include "control/appliance.h"
+#include "control/memory.h"
 #include "front/iscsi/iscsi.h"
 #include "front/nbd/nbd_supervisor.h"
 #include "front/port/port.h"
@@ -13,6 +14,7 @@
 /** A LUN that runs. */
 struct app_lun {
 	struct config_lun spec; /* what it was made from */
+	struct memory *memory;	/* that has a place for it; NULL: none was taken */
 	struct lun *lun;
 	struct scsi_lu *lu;
 };
@@ -31,6 +33,7 @@ struct app_problem {
 
 struct appliance {
 	/* --- constant after start --- */
+	struct memory *memory;
 	struct reactor_set *reactors;
 	struct lun_table *table;
 	struct iscsi_server *iscsi;

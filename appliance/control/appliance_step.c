@@ -115,6 +115,8 @@ static void free_lun(struct app_lun *l)
 		scsi_lu_unref(l->lu);
 	if (l->lun)
 		lun_unref(l->lun);
+	if (l->memory)
+		memory_leave_lun(l->memory);
 	config_clear_lun(&l->spec);
 	free(l);
 }
@@ -164,7 +166,11 @@ static int make_lun(struct appliance *app, const struct config_lun *spec, uint64
 	if (opt.create && access(spec->path, F_OK) == 0)
 		opt.create = false; /* what is there keeps its size; a larger one is grown to */
 	opt.size = opt.create ? spec->size : 0;
-	ret = open_patiently(&opt, patience, &l->lun, why);
+	ret = memory_enter_lun(app->memory, spec->name, why);
+	if (!ret) {
+		l->memory = app->memory;
+		ret = open_patiently(&opt, patience, &l->lun, why);
+	}
 	if (!ret && spec->size > lun_size(l->lun) && !spec->read_only)
 		ret = lun_resize(l->lun, spec->size, why);
 	if (!ret)
@@ -589,6 +595,8 @@ static int remove_portal(struct appliance *app, const char *address, struct reas
 int app_do_step(struct appliance *app, const struct plan_step *s, struct reason *why)
 {
 	switch (s->kind) {
+	case PLAN_SET_MEMORY:
+		return memory_set(app->memory, s->memory, why);
 	case PLAN_REMOVE_TARGET:
 		return remove_target(app, s->name);
 	case PLAN_REMOVE_LUN:

@@ -46,6 +46,8 @@ static const cyaml_strval_t algorithms[] = {{"md5", ISCSI_CHAP_ALLOW_MD5},
 					    {"sha1", ISCSI_CHAP_ALLOW_SHA1},
 					    {"sha256", ISCSI_CHAP_ALLOW_SHA256},
 					    {"sha3-256", ISCSI_CHAP_ALLOW_SHA3_256}};
+static const cyaml_strval_t codecs[] = {
+	{"lz4", CONFIG_CODEC_LZ4}, {"zstd", CONFIG_CODEC_ZSTD}, {"none", CONFIG_CODEC_NONE}};
 static const cyaml_strval_t tls_modes[] = {
 	{"off", CONFIG_TLS_OFF}, {"on", CONFIG_TLS_ON}, {"require", CONFIG_TLS_REQUIRE}};
 
@@ -129,9 +131,13 @@ static const cyaml_schema_field_t nbd_fields[] = {
 	SUB("tls", config_nbd, tls, tls_fields),
 	CYAML_FIELD_END};
 
-static const cyaml_schema_field_t memory_fields[] = {STRING("max", config_memory, max_text),
-						     STRING("floor", config_memory, floor_text),
-						     CYAML_FIELD_END};
+static const cyaml_schema_field_t tmem_fields[] = {
+	CYAML_FIELD_ENUM("codec", OPT | CYAML_FLAG_STRICT, struct config_tmem, codec, codecs, 3),
+	STRING("share", config_tmem, share_text), CYAML_FIELD_END};
+
+static const cyaml_schema_field_t memory_fields[] = {
+	STRING("max", config_memory, max_text), STRING("floor", config_memory, floor_text),
+	SUB("tmem", config_memory, tmem, tmem_fields), CYAML_FIELD_END};
 
 static const cyaml_schema_field_t top_fields[] = {
 	UINT("threads", config, threads),

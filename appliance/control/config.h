@@ -21,6 +21,7 @@
 #define CONFIG_IQN_BASE	   "iqn.2026-11.local.ebb"
 #define CONFIG_FILE_MAX	   (8u << 20) /* bytes of a configuration file */
 #define CONFIG_LUNS_MAX	   65536
+#define CONFIG_TMEM_SHARE  25
 #define CONFIG_STATE_DIR   "/var/lib/ebb"
 #define CONFIG_RUNTIME_DIR "/run/ebb"
 
@@ -98,8 +99,18 @@ struct config_nbd {
 	struct config_tls_options tls;
 };
 
+enum config_codec { CONFIG_CODEC_LZ4, CONFIG_CODEC_ZSTD, CONFIG_CODEC_NONE };
+
+struct config_tmem {
+	enum config_codec codec; /* NONE: no second-chance cache */
+	char *share_text;
+	/* derived: percent of what caches may have; CONFIG_TMEM_SHARE when none was declared */
+	unsigned share;
+};
+
 struct config_memory {
 	char *max_text, *floor_text;
+	struct config_tmem tmem;
 	/* derived, bytes; 0: not declared */
 	uint64_t max, floor;
 };

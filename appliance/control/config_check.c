@@ -475,6 +475,18 @@ static int check_nbd(struct check *c, struct config *cfg)
 	return 0;
 }
 
+/* "25%", 1 to 90: the read cache keeps the rest. */
+static int parse_share(const char *text, unsigned *ret_percent, struct reason *why)
+{
+	unsigned n;
+	char end[2];
+
+	if (sscanf(text, "%2u%1[%]%1s", &n, end, end) != 2 || n < 1 || n > 90)
+		return reason_set(why, EINVAL, "'%.40s': must be 1%% to 90%%", text);
+	*ret_percent = n;
+	return 0;
+}
+
 static int check_memory(struct check *c, struct config_memory *m)
 {
 	struct reason inner;
@@ -483,6 +495,9 @@ static int check_memory(struct check *c, struct config_memory *m)
 		return refuse(c, &inner, "memory.max");
 	if (m->floor_text && size_parse(m->floor_text, &m->floor, &inner))
 		return refuse(c, &inner, "memory.floor");
+	m->tmem.share = CONFIG_TMEM_SHARE;
+	if (m->tmem.share_text && parse_share(m->tmem.share_text, &m->tmem.share, &inner))
+		return refuse(c, &inner, "memory.tmem.share");
 	if (m->max_text && m->max < (16u << 20)) {
 		reason_set(&inner, EINVAL, "%s: at least 16M", m->max_text);
 		return refuse(c, &inner, "memory.max");

@@ -6,9 +6,11 @@
 #include <string.h>
 
 #include "control/json_text.h"
+#include "control/memory.h"
 #include "control/protocol.h"
 #include "control/server.h"
 #include "control/size.h"
+#include "mem/budget/budget.h"
 
 /* Each returns 0 and a new reference in *@ret_result, or -errno and the reason. */
 typedef int (*handler_fn)(struct appliance *app, const struct protocol_request *req,
@@ -134,6 +136,25 @@ static int do_export_list(struct appliance *app, const struct protocol_request *
 	return give(appliance_report_exports(app), ret_result, why);
 }
 
+static int do_memory(struct appliance *app, const struct protocol_request *req, json_t **ret_result,
+		     struct reason *why)
+{
+	return give(appliance_report_memory(app), ret_result, why);
+}
+
+static int do_memory_release(struct appliance *app, const struct protocol_request *req,
+			     json_t **ret_result, struct reason *why)
+{
+	const char *size = protocol_string(req, "size");
+	uint64_t bytes = UINT64_MAX;
+	int ret = size ? size_parse(size, &bytes, why) : 0;
+
+	if (ret)
+		return reason_prefix(why, ret, "size");
+	bytes = budget_shrink(memory_budget(appliance_memory(app)), bytes);
+	return give(json_pack("{s:I}", "returned_bytes", (json_int_t)bytes), ret_result, why);
+}
+
 static int give_plan(struct plan *p, json_t **ret_result, struct reason *why)
 {
 	json_t *o = json_pack("{s:I, s:o}", "problems", (json_int_t)plan_problems(p), "steps",
@@ -171,6 +192,8 @@ static const handler_fn handlers[METHOD_COUNT] = {
 	[METHOD_SESSION_LIST] = do_session_list,
 	[METHOD_SESSION_KICK] = do_session_kick,
 	[METHOD_EXPORT_LIST] = do_export_list,
+	[METHOD_MEMORY] = do_memory,
+	[METHOD_MEMORY_RELEASE] = do_memory_release,
 	[METHOD_PLAN] = do_plan,
 	[METHOD_APPLY] = do_apply,
 };

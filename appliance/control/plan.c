@@ -349,6 +349,34 @@ static int plan_portals(struct plan *p, const struct plan_input *in)
 	return 0;
 }
 
+static void format_limit(uint64_t bytes, char *buf, size_t size)
+{
+	if (bytes)
+		size_format(bytes, buf, size);
+	else
+		snprintf(buf, size, "default");
+}
+
+static int plan_memory(struct plan *p, const struct plan_input *in)
+{
+	const struct config_memory *r = in->memory, *d = &in->declared->memory;
+	char from[2][32], to[2][32];
+	struct plan_step *s;
+
+	if (!r || (r->max == d->max && r->floor == d->floor))
+		return 0;
+	s = add_step(p, PLAN_SET_MEMORY, "memory");
+	if (!s)
+		return -ENOMEM;
+	s->memory = d;
+	format_limit(r->max, from[0], sizeof(from[0]));
+	format_limit(d->max, to[0], sizeof(to[0]));
+	format_limit(r->floor, from[1], sizeof(from[1]));
+	format_limit(d->floor, to[1], sizeof(to[1]));
+	set_detail(s, "max %s -> %s, floor %s -> %s", from[0], to[0], from[1], to[1]);
+	return 0;
+}
+
 static bool same_strings(char *const *a, size_t na, char *const *b, size_t nb)
 {
 	if (na != nb)
@@ -374,7 +402,8 @@ static int plan_settings(struct plan *p, const struct plan_input *in)
 		{"runtime_dir", same(a->runtime_dir, b->runtime_dir)},
 		{"socket", same(a->socket, b->socket)},
 		{"user", same(a->user, b->user)},
-		{"memory", a->memory.max == b->memory.max && a->memory.floor == b->memory.floor},
+		{"memory.tmem", a->memory.tmem.codec == b->memory.tmem.codec &&
+					a->memory.tmem.share == b->memory.tmem.share},
 		{"iscsi.limits",
 		 !memcmp(&a->iscsi.limits, &b->iscsi.limits, sizeof(a->iscsi.limits))},
 		{"iscsi.discovery_chap",
@@ -439,6 +468,8 @@ int plan_make(const struct plan_input *in, struct plan **ret_plan)
 		ret = plan_targets(p, in);
 	if (!ret)
 		ret = plan_portals(p, in);
+	if (!ret)
+		ret = plan_memory(p, in);
 	if (!ret)
 		ret = plan_settings(p, in);
 	if (ret) {

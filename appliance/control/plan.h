@@ -21,6 +21,7 @@
 
 /** In the order in which steps are taken. */
 #define PLAN_KINDS(X)                                                              \
+	X(SET_MEMORY, "set memory", "what memory may be taken differs")            \
 	X(REMOVE_TARGET, "remove target", "is not declared (any more)")            \
 	X(REMOVE_LUN, "remove lun", "is not declared (any more)")                  \
 	X(REOPEN_LUN, "reopen lun", "an attribute that only opening sets differs") \
@@ -46,6 +47,7 @@ struct plan_step {
 	char problem[300];		    /* why it cannot be done now; "" when it can */
 	const struct config_lun *lun;	    /* declared, for the LUN steps that make or change */
 	const struct config_target *target; /* likewise */
+	const struct config_memory *memory; /* likewise */
 };
 
 struct plan {
@@ -73,7 +75,8 @@ struct plan_input {
 	size_t n_targets;
 	const char *const *portals; /* as declared when they were opened */
 	size_t n_portals;
-	const struct config *started_with; /* settings that only a start reads; NULL: any */
+	const struct config_memory *memory; /* of which max and floor are in force; NULL: any */
+	const struct config *started_with;  /* settings that only a start reads; NULL: any */
 	/* Whether @path is there: 0, with its size in bytes (0: not known), or -errno. */
 	int (*look)(void *ctx, const char *path, uint64_t *ret_size);
 	void *ctx;

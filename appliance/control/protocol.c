@@ -44,6 +44,8 @@ static const struct method methods[METHOD_COUNT] = {
 	[METHOD_SESSION_LIST] = {"session.list", false, {{NULL}}},
 	[METHOD_SESSION_KICK] = {"session.kick", true, {{"session", KIND_STRING, true}}},
 	[METHOD_EXPORT_LIST] = {"export.list", false, {{NULL}}},
+	[METHOD_MEMORY] = {"memory", false, {{NULL}}},
+	[METHOD_MEMORY_RELEASE] = {"memory.release", true, {{"size", KIND_STRING, false}}},
 	[METHOD_PLAN] = {"plan", true, {{NULL}}},
 	[METHOD_APPLY] = {"apply", true, {{NULL}}},
 };

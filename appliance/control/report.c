@@ -379,6 +379,11 @@ json_t *appliance_report_sessions(struct appliance *app)
 	return list;
 }
 
+json_t *appliance_report_memory(struct appliance *app)
+{
+	return memory_report(app->memory);
+}
+
 /* --- the whole --- */
 
 static json_t *report_nbd(struct appliance *app)

@@ -114,6 +114,7 @@ static int run(const char *path, struct config *cfg, struct reason *why)
 	opt.appliance = (struct appliance_options){.config_path = path,
 						   .state_dir = strdup(state),
 						   .port_socket = port,
+						   .pressure = getenv("MEMORY_PRESSURE_WATCH"),
 						   .lenient = true};
 	if (!opt.appliance.state_dir) {
 		config_free(cfg);

@@ -36,7 +36,7 @@ static void assert_refused(const char *text, const char *expected)
 }
 
 static const char whole[] = "threads: 4\n"
-			    "memory: {max: 1G, floor: 64M}\n"
+			    "memory: {max: 1G, floor: 64M, tmem: {codec: zstd, share: 40%}}\n"
 			    "state_dir: /s\n"
 			    "runtime_dir: /r\n"
 			    "socket: /r/c.sock\n"
@@ -79,6 +79,8 @@ static void test_every_key_arrives(void **state)
 	assert_int_equal(c->threads, 4);
 	assert_int_equal(c->memory.max, 1 << 30);
 	assert_int_equal(c->memory.floor, 64 << 20);
+	assert_int_equal(c->memory.tmem.codec, CONFIG_CODEC_ZSTD);
+	assert_int_equal(c->memory.tmem.share, 40);
 	assert_string_equal(c->socket, "/r/c.sock");
 	assert_int_equal(c->log_level, LOG_LEVEL_DEBUG);
 	assert_int_equal(c->luns_count, 3);
@@ -180,6 +182,11 @@ static void test_values_are_checked_where_they_stand(void **state)
 	assert_refused("threads: 300\n", "f:1: threads: ");
 	assert_refused("memory:\n  max: 1M\n", "f:2: memory.max: ");
 	assert_refused("memory:\n  floor: 1G\n  max: 64M\n", "f:2: memory.floor: ");
+	assert_refused("memory:\n  tmem:\n    codec: rot13\n", "f:3: memory.tmem.codec: ");
+	assert_refused("memory:\n  tmem:\n    share: 91%\n", "f:3: memory.tmem.share: ");
+	assert_refused("memory:\n  tmem:\n    share: 0%\n", "f:3: memory.tmem.share: ");
+	assert_refused("memory:\n  tmem:\n    share: 9\n", "f:3: memory.tmem.share: ");
+	assert_refused("memory:\n  tmem:\n    share: 9%x\n", "f:3: memory.tmem.share: ");
 	assert_refused("state_dir: x\n", "f:1: state_dir: ");
 	assert_refused("iscsi:\n  portals:\n  - 127.0.0.1:1\n  - localhost\n",
 		       "f:4: iscsi.portals[1]: ");

@@ -221,6 +221,29 @@ static void test_what_takes_a_restart_is_told(void **state)
 	config_free(b);
 }
 
+static void test_changed_memory_is_a_step(void **state)
+{
+	struct config *d = load("memory: {max: 2G}\n");
+	struct config_memory runs = {.floor = 64 << 20};
+	struct plan *p = NULL;
+	struct state s;
+
+	run_all(&s, NULL, 0, 0);
+	s.in.declared = d;
+	s.in.memory = &runs;
+	assert_int_equal(plan_make(&s.in, &p), 0);
+	assert_int_equal(p->n, 1);
+	assert_int_equal(p->steps[0].kind, PLAN_SET_MEMORY);
+	assert_ptr_equal(p->steps[0].memory, &d->memory);
+	assert_string_equal(p->steps[0].detail, "max default -> 2G, floor 64M -> default");
+	plan_free(p);
+	runs = (struct config_memory){.max = 2ull << 30};
+	assert_int_equal(plan_make(&s.in, &p), 0);
+	assert_int_equal(p->n, 0);
+	plan_free(p);
+	config_free(d);
+}
+
 static void test_json_says_the_same(void **state)
 {
 	struct config *d = load("luns: [{name: a, path: /no/a}]\n");
@@ -253,6 +276,7 @@ int main(void)
 		cmocka_unit_test(test_attributes_that_opening_sets_reopen_an_idle_lun),
 		cmocka_unit_test(test_targets_change_in_place),
 		cmocka_unit_test(test_what_takes_a_restart_is_told),
+		cmocka_unit_test(test_changed_memory_is_a_step),
 		cmocka_unit_test(test_json_says_the_same),
 	};
 
