@@ -19,6 +19,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "lun/cursor.h"
+
 #define BOUNCE_MALLOC (64u << 10)
 #define PATTERN_MAX   BOUNCE_MALLOC
 
@@ -30,6 +32,8 @@ int lun_compound_check(const struct lun *lun, const struct lun_io *io)
 
 	if (io->op == LUN_COPY)
 		return io->src ? 0 : -EINVAL;
+	if (io->op == LUN_PREFETCH)
+		return 0;
 	if (io->op == LUN_VERIFY && !io->niov)
 		return 0;
 	if (io->op == LUN_WRITE_SAME) {
@@ -51,34 +55,51 @@ static bool may_wait(const struct lun_io *io)
 	return io->op == LUN_COPY || !io->niov;
 }
 
+static bool bounce_from_pool(struct lun_io *io, uint64_t want)
+{
+	io->bounce_buf = iobuf_get(reactor_iobufs(io->reactor), want);
+	if (!io->bounce_buf)
+		return false;
+	io->bounce = io->bounce_buf->data;
+	io->bounce_cap = io->bounce_buf->cap;
+	return true;
+}
+
+static bool bounce_from_malloc(struct lun_io *io, uint64_t want)
+{
+	void *p;
+
+	if (want < 4096)
+		want = 4096;
+	if (posix_memalign(&p, 4096, want))
+		return false;
+	io->bounce = p;
+	io->bounce_cap = (uint32_t)want;
+	return true;
+}
+
+bool lun_bounce_try(struct lun_io *io, uint32_t want)
+{
+	return io->reactor ? bounce_from_pool(io, want) : bounce_from_malloc(io, want);
+}
+
 bool lun_bounce_get(struct lun_io *io)
 {
 	uint64_t want = lun_op_traits[io->op].bounce;
-	void *p;
 
+	if (io->op == LUN_PREFETCH && !io->lun->cache)
+		return true;
 	if (io->op == LUN_WRITE_SAME && want > io->len)
 		want = io->len > io->pattern_len ? io->len : io->pattern_len;
 	else if (want > io->len)
 		want = io->len ? io->len : 1;
-	if (io->reactor) {
-		io->bounce_buf = iobuf_get(reactor_iobufs(io->reactor), want);
-		if (io->bounce_buf) {
-			io->bounce = io->bounce_buf->data;
-			io->bounce_cap = io->bounce_buf->cap;
-			return true;
-		}
-		if (may_wait(io))
-			return false;
-	}
-	if (!io->reactor && want > BOUNCE_MALLOC && io->op != LUN_COPY)
-		want = BOUNCE_MALLOC;
-	if (io->reactor && want > BOUNCE_MALLOC)
-		want = BOUNCE_MALLOC;
-	if (posix_memalign(&p, 4096, want < 4096 ? 4096 : want))
+	if (io->reactor && bounce_from_pool(io, want))
+		return true;
+	if (io->reactor && may_wait(io))
 		return false;
-	io->bounce = p;
-	io->bounce_cap = (uint32_t)(want < 4096 ? 4096 : want);
-	return true;
+	if (want > BOUNCE_MALLOC && (io->reactor || io->op != LUN_COPY))
+		want = BOUNCE_MALLOC;
+	return bounce_from_malloc(io, want);
 }
 
 void lun_bounce_put(struct lun_io *io)
@@ -104,6 +125,7 @@ static unsigned block_flags(const struct lun_io *io)
 	return flags;
 }
 
+/* The next block I/O moves the caller's memory. */
 static bool set_bio(struct lun_io *io, enum block_op op, unsigned flags, uint64_t off, uint64_t len)
 {
 	struct block_io *b = &io->bio;
@@ -122,12 +144,26 @@ static bool set_bio(struct lun_io *io, enum block_op op, unsigned flags, uint64_
 /* The next chunk is read or written by the bounce buffer. */
 static bool bounce_bio(struct lun_io *io, enum block_op op, uint64_t off)
 {
-	set_bio(io, op, op == BLOCK_WRITE ? block_flags(io) & BLOCK_FUA : 0, off, io->chunk);
-	io->iov1 = (struct iovec){io->bounce, io->chunk};
+	lun_bounce_bio(io, op, off, io->chunk);
+	return true;
+}
+
+enum lun_plan lun_caller_bio(struct lun_io *io, enum block_op op, uint64_t off, uint64_t len,
+			     uint64_t iov_off)
+{
+	set_bio(io, op, block_flags(io), off, len);
+	io->bio.iov_off = iov_off;
+	return LUN_PLAN_IO;
+}
+
+enum lun_plan lun_bounce_bio(struct lun_io *io, enum block_op op, uint64_t off, uint64_t len)
+{
+	set_bio(io, op, op == BLOCK_WRITE ? block_flags(io) & BLOCK_FUA : 0, off, len);
+	io->iov1 = (struct iovec){io->bounce, len};
 	io->bio.iov = &io->iov1;
 	io->bio.niov = 1;
 	io->bio.reg_index = io->bounce_buf ? io->bounce_buf->reg_index : -1;
-	return true;
+	return LUN_PLAN_IO;
 }
 
 /* Sets the chunk that starts at progress; false when there is none left. */
@@ -145,38 +181,6 @@ static bool end_with(struct lun_io *io, int err)
 	return false;
 }
 
-/* --- walking the caller's segments beside the bounce buffer --- */
-
-struct cursor {
-	const struct iovec *v;
-	size_t skip;
-};
-
-static struct cursor cursor_at(const struct lun_io *io, uint64_t off)
-{
-	struct cursor c = {io->iov, 0};
-
-	for (; off && off >= c.v->iov_len; c.v++)
-		off -= c.v->iov_len;
-	c.skip = off;
-	return c;
-}
-
-/* The next contiguous part, of at most @max bytes; empty segments are passed over. */
-static uint8_t *cursor_part(struct cursor *c, size_t max, size_t *ret_len)
-{
-	uint8_t *p;
-
-	while (c->skip == c->v->iov_len) {
-		c->v++;
-		c->skip = 0;
-	}
-	p = (uint8_t *)c->v->iov_base + c->skip;
-	*ret_len = c->v->iov_len - c->skip < max ? c->v->iov_len - c->skip : max;
-	c->skip += *ret_len;
-	return p;
-}
-
 static size_t first_difference(const uint8_t *a, const uint8_t *b, size_t n)
 {
 	size_t i = 0;
@@ -189,7 +193,7 @@ static size_t first_difference(const uint8_t *a, const uint8_t *b, size_t n)
 /* Compares the chunk in the bounce buffer with the caller's data. 0 or -EILSEQ. */
 static int compare_chunk(struct lun_io *io)
 {
-	struct cursor c = cursor_at(io, io->progress);
+	struct cursor c = cursor_at(io->iov, io->progress);
 	size_t done = 0, n;
 
 	for (; done < io->chunk; done += n) {
@@ -206,7 +210,7 @@ static int compare_chunk(struct lun_io *io)
 
 static void or_chunk(struct lun_io *io)
 {
-	struct cursor c = cursor_at(io, io->progress);
+	struct cursor c = cursor_at(io->iov, io->progress);
 	size_t done = 0, n;
 
 	for (; done < io->chunk; done += n) {
@@ -264,7 +268,7 @@ static bool is_zero(const uint8_t *p, size_t n)
 
 static void fill_pattern(struct lun_io *io)
 {
-	struct cursor c = cursor_at(io, 0);
+	struct cursor c = cursor_at(io->iov, 0);
 	size_t have = 0, n;
 
 	for (; have < io->pattern_len; have += n) {
@@ -341,14 +345,16 @@ static bool next_plain(struct lun_io *io, enum block_op op)
 	return true;
 }
 
-bool lun_plan_next(struct lun_io *io, int err, struct block_store **ret_store)
+enum lun_plan lun_plan_end(struct lun_io *io, int err)
 {
-	*ret_store = io->lun->store;
-	if (err && !(err == -EOPNOTSUPP && io->step == STEP_STORE_COPY))
-		return end_with(io, err);
+	io->err = err;
+	return LUN_PLAN_DONE;
+}
+
+/* The ops whose block I/Os follow one another without a wait. */
+static bool next_io(struct lun_io *io, int err, struct block_store **ret_store)
+{
 	switch (io->op) {
-	case LUN_READ:
-		return next_plain(io, BLOCK_READ);
 	case LUN_WRITE:
 		return next_plain(io, BLOCK_WRITE);
 	case LUN_FLUSH:
@@ -359,8 +365,6 @@ bool lun_plan_next(struct lun_io *io, int err, struct block_store **ret_store)
 		return next_plain(io, BLOCK_ZERO);
 	case LUN_STATUS:
 		return next_plain(io, BLOCK_STATUS);
-	case LUN_PREFETCH:
-		return next_plain(io, BLOCK_PREFETCH);
 	case LUN_WRITE_SAME:
 		return next_write_same(io);
 	case LUN_VERIFY:
@@ -371,8 +375,22 @@ bool lun_plan_next(struct lun_io *io, int err, struct block_store **ret_store)
 		return next_or_write(io);
 	case LUN_COPY:
 		return next_copy(io, err, ret_store);
-	case LUN_OP_COUNT:
-		break;
+	default:
+		return end_with(io, -EINVAL);
 	}
-	return end_with(io, -EINVAL);
+}
+
+enum lun_plan lun_plan_next(struct lun_io *io, int err, struct block_store **ret_store)
+{
+	bool more;
+
+	*ret_store = io->lun->store;
+	if (io->op == LUN_READ)
+		return lun_read_next(io, err);
+	if (io->op == LUN_PREFETCH)
+		return lun_prefetch_next(io, err);
+	if (err && !(err == -EOPNOTSUPP && io->step == STEP_STORE_COPY))
+		return lun_plan_end(io, err);
+	more = next_io(io, err, ret_store);
+	return more ? LUN_PLAN_IO : LUN_PLAN_DONE;
 }

@@ -2,12 +2,14 @@
 /*
  * The entrance for I/O. Whatever the front, an op goes through the same stations:
  *
- *   admit    range, read-only, fence; refused here, it has changed nothing
+ *   admit    range, read-only, fence; refused here, it has changed nothing. A read within one page
+ *            that the cache has ends here too (read.c says why that is sound)
  *   memory   compound ops get their bounce buffer, before any lock, so that nobody waits for
  *            memory with a range in hand
  *   range    the range lock (a copy between two LUNs: both, in the order of their addresses);
  *            then the fence again, which may have come down meanwhile
- *   plan     block I/Os, one after the other (compound.c); one for plain ops
+ *   plan     block I/Os, one after the other (compound.c); one for plain ops. Reads look into the
+ *            cache first (read.c), and may wait for another's read of the same pages
  *   finish   unlock, count, done
  *
  * lun_submit() walks them as a state machine on the reactor's thread; lun_run() straight through on
@@ -49,7 +51,10 @@ const struct lun_op_traits lun_op_traits[LUN_OP_COUNT] = {
 			  .bounce = 256u << 10},
 	[LUN_COPY] = {WR, .mode = RANGE_EXCLUSIVE, .class = LUN_CLASS_OTHER, .bounce = 1u << 20},
 	[LUN_STATUS] = {.reads = true, .ranged = true, .class = LUN_CLASS_OTHER},
-	[LUN_PREFETCH] = {.reads = true, .ranged = true, .class = LUN_CLASS_OTHER},
+	[LUN_PREFETCH] = {.reads = true,
+			  .ranged = true,
+			  .class = LUN_CLASS_OTHER,
+			  .bounce = 256u << 10},
 };
 
 enum { NOT_PENDING, SUBMITTING, COMPLETED_INSIDE };
@@ -122,7 +127,7 @@ static enum lun_class class_of(const struct lun_io *io)
 	return traits_of(io)->class;
 }
 
-static void count_end(struct lun_counters *c, const struct lun_io *io, uint64_t ns)
+static void count_op(struct lun_counters *c, const struct lun_io *io, uint64_t ns)
 {
 	enum lun_class class = class_of(io);
 
@@ -132,7 +137,6 @@ static void count_end(struct lun_counters *c, const struct lun_io *io, uint64_t 
 	if (io->err && io->err != -EILSEQ)
 		metric_add(&c->errors[class], 1);
 	metric_hist_add(&c->latency[class], ns);
-	metric_sub(&c->inflight, 1);
 }
 
 static void begin(struct lun *lun, struct lun_io *io, uint64_t now)
@@ -146,18 +150,33 @@ static void begin(struct lun *lun, struct lun_io *io, uint64_t now)
 	io->step = 0;
 	io->pending = NOT_PENDING;
 	io->progress = 0;
-	metric_add(&lun->counters.inflight, 1);
+	io->store_reads = io->waits = 0;
+	io->missed = io->noted = io->entered = io->filling = io->writing = io->looked_again = false;
+}
+
+static void count(const struct lun_io *io, uint64_t now)
+{
+	uint64_t ns = now - io->start_ns;
+
+	count_op(&io->lun->counters, io, ns);
+	if (io->session)
+		count_op(io->session, io, ns);
+}
+
+/* Between the two an op is in flight. One that ends before the first is only counted. */
+static void depart(struct lun_io *io)
+{
+	metric_add(&io->lun->counters.inflight, 1);
 	if (io->session)
 		metric_add(&io->session->inflight, 1);
 }
 
-static void end(struct lun_io *io, uint64_t now)
+static void arrive(struct lun_io *io, uint64_t now)
 {
-	uint64_t ns = now - io->start_ns;
-
-	count_end(&io->lun->counters, io, ns);
+	count(io, now);
+	metric_sub(&io->lun->counters.inflight, 1);
 	if (io->session)
-		count_end(io->session, io, ns);
+		metric_sub(&io->session->inflight, 1);
 }
 
 static void count_conflict(struct lun_io *io)
@@ -240,7 +259,7 @@ static void finish(struct lun_io *io)
 
 	lun_bounce_put(io);
 	unlock_ranges(io);
-	end(io, now == io->start_ns ? clock_now_ns() : now);
+	arrive(io, now == io->start_ns ? clock_now_ns() : now);
 	io->done(io);
 }
 
@@ -258,12 +277,28 @@ static void on_bio(struct block_io *bio, int err)
 	drive(io, err);
 }
 
+/* The plan, and what the op owes to the cache on its way. */
+static enum lun_plan plan(struct lun_io *io, int err, struct block_store **ret_store)
+{
+	enum lun_plan next;
+
+	if (err)
+		lun_cache_on_error(io, err);
+	next = lun_plan_next(io, err, ret_store);
+	if (next == LUN_PLAN_IO)
+		lun_cache_before_io(io);
+	else if (next == LUN_PLAN_DONE)
+		lun_cache_after_op(io);
+	return next;
+}
+
 /* A loop, so that a store that completes at once does not make long ops recurse. */
 static void drive(struct lun_io *io, int err)
 {
 	struct block_store *store;
+	enum lun_plan next;
 
-	while (lun_plan_next(io, err, &store)) {
+	while ((next = plan(io, err, &store)) == LUN_PLAN_IO) {
 		io->bio.reactor = io->reactor;
 		io->bio.done = on_bio;
 		io->pending = SUBMITTING;
@@ -275,9 +310,16 @@ static void drive(struct lun_io *io, int err)
 		io->pending = NOT_PENDING;
 		err = io->bio_err;
 	}
+	if (next == LUN_PLAN_WAIT)
+		return;
 	if (io->err)
 		tell_error(io);
 	finish(io);
+}
+
+void lun_resume(struct lun_io *io)
+{
+	drive(io, 0);
 }
 
 /* The ranges are held. */
@@ -352,15 +394,27 @@ static void on_memory(struct iobuf_waiter *w)
 		iobuf_wait(reactor_iobufs(io->reactor), w);
 }
 
+/* Whether @io has come to its end at the door: refused, or a hit. */
+static bool ends_at_the_door(struct lun_io *io)
+{
+	io->err = admit(io->lun, io);
+	if (io->err)
+		return true;
+	if (!lun_read_hit(io))
+		return false;
+	io->err = check_fences(io);
+	return true;
+}
+
 void lun_submit(struct lun *lun, struct lun_io *io)
 {
 	begin(lun, io, reactor_now(io->reactor));
-	io->err = admit(lun, io);
-	if (io->err) {
-		end(io, reactor_now(io->reactor));
+	if (ends_at_the_door(io)) {
+		count(io, clock_now_ns());
 		io->done(io);
 		return;
 	}
+	depart(io);
 	if (traits_of(io)->bounce && !lun_bounce_get(io)) {
 		iobuf_waiter_init(&io->mem_wait, on_memory);
 		iobuf_wait(reactor_iobufs(io->reactor), &io->mem_wait);
@@ -396,19 +450,44 @@ static bool lock_copy_blocking(struct lun_io *io)
 	return a || b;
 }
 
-int lun_run(struct lun *lun, struct lun_io *io)
+/* The ranges are held. */
+static void run(struct lun_io *io)
 {
 	struct block_store *store;
-	bool waited = false;
 	int err = 0;
+
+	for (;;) {
+		switch (plan(io, err, &store)) {
+		case LUN_PLAN_DONE:
+			if (io->err)
+				tell_error(io);
+			return;
+		case LUN_PLAN_WAIT:
+			fills_wait(&io->lun->cache->fills, &io->fill_waiter);
+			err = 0;
+			break;
+		case LUN_PLAN_IO:
+			io->bio.reactor = NULL;
+			err = block_run(store, &io->bio);
+			break;
+		}
+	}
+}
+
+int lun_run(struct lun *lun, struct lun_io *io)
+{
+	bool waited = false;
 
 	io->reactor = NULL;
 	begin(lun, io, clock_now_ns());
-	io->err = admit(lun, io);
-	if (!io->err && traits_of(io)->bounce && !lun_bounce_get(io))
+	if (ends_at_the_door(io)) {
+		count(io, clock_now_ns());
+		return io->err;
+	}
+	depart(io);
+	if (traits_of(io)->bounce && !lun_bounce_get(io)) {
 		io->err = -ENOMEM;
-	if (io->err) {
-		end(io, clock_now_ns());
+		arrive(io, clock_now_ns());
 		return io->err;
 	}
 	if (io->op == LUN_COPY)
@@ -418,16 +497,10 @@ int lun_run(struct lun *lun, struct lun_io *io)
 	if (waited)
 		count_conflict(io);
 	io->err = check_fences(io);
-	if (!io->err) {
-		while (lun_plan_next(io, err, &store)) {
-			io->bio.reactor = NULL;
-			err = block_run(store, &io->bio);
-		}
-		if (io->err)
-			tell_error(io);
-	}
+	if (!io->err)
+		run(io);
 	lun_bounce_put(io);
 	unlock_ranges(io);
-	end(io, clock_now_ns());
+	arrive(io, clock_now_ns());
 	return io->err;
 }

@@ -49,15 +49,21 @@ static int check_size(const char *name, uint64_t size, uint32_t block_size, stru
 	return 0;
 }
 
+static void free_names(struct lun *lun)
+{
+	free(lun->name);
+	free(lun->path);
+	free(lun->description);
+}
+
 static void destroy(struct lun *lun)
 {
+	lun_cache_detach(lun);
 	block_close(lun->store);
 	range_lock_destroy(&lun->ranges);
 	mutex_destroy(&lun->slow);
 	pthread_cond_destroy(&lun->notify_cond);
-	free(lun->name);
-	free(lun->path);
-	free(lun->description);
+	free_names(lun);
 	free(lun);
 }
 
@@ -84,12 +90,14 @@ int lun_create(const struct lun_options *opt, struct block_store *store, struct 
 	lun->name = strdup(opt->name);
 	lun->path = strdup(opt->path ? opt->path : "");
 	lun->description = opt->description ? strdup(opt->description) : NULL;
-	if (!lun->name || !lun->path || (opt->description && !lun->description)) {
-		free(lun->name);
-		free(lun->path);
-		free(lun->description);
+	if (!lun->name || !lun->path || (opt->description && !lun->description))
+		err = reason_set(why, ENOMEM, "%s: no memory", opt->name);
+	else
+		err = lun_cache_attach(lun, opt, why);
+	if (err) {
+		free_names(lun);
 		free(lun);
-		return reason_set(why, ENOMEM, "%s: no memory", opt->name);
+		return err;
 	}
 	lun->store = store;
 	lun->identity = id;
@@ -242,6 +250,8 @@ void lun_notify(struct lun *lun, enum lun_event ev)
 {
 	struct list_node place;
 
+	if (ev == LUN_EVENT_GOING_AWAY && lun->cache)
+		readahead_stop(&lun->cache->readahead);
 	mutex_lock(&lun->slow);
 	while (lun->notifying)
 		mutex_wait(&lun->slow, &lun->notify_cond);

@@ -27,7 +27,9 @@
 #include "block/block.h"
 #include "event/iobuf.h"
 #include "event/reactor.h"
+#include "lun/fills.h"
 #include "lun/range_lock.h"
+#include "mem/cache/cache.h"
 
 #define LUN_NAME_MAX 63 /* [A-Za-z0-9][A-Za-z0-9._-]* */
 
@@ -48,13 +50,14 @@ enum lun_op {
 };
 
 enum lun_io_flags {
-	LUN_IO_FUA = 1 << 0,
+	LUN_IO_FUA = 1 << 0, /* READ: from the store, not from the cache */
 	LUN_IO_MAY_UNMAP = 1 << 1,
 	LUN_IO_FAST = 1 << 2,	    /* ZERO: -EOPNOTSUPP rather than slow */
 	LUN_IO_ATOMIC = 1 << 3,	    /* WRITE: all or nothing to every reader */
 	LUN_IO_AUTHORIZED = 1 << 4, /* the caller has checked reservations itself (SCSI) */
 	LUN_IO_DPO = 1 << 5,	    /* do not keep in the cache */
 	LUN_IO_OWNER = 1 << 6,	    /* of whom LUN_FENCE_OWNER lets through */
+	LUN_IO_UNSTABLE = 1 << 7,   /* others may write iov's memory: nothing is cached from it */
 };
 
 /** Counters of one LUN, or of one session on it. The op classes of reports. */
@@ -116,6 +119,19 @@ struct lun_io {
 	uint64_t progress, chunk;
 	struct iovec iov1;
 	struct iobuf_waiter mem_wait;
+	/* of the cache: */
+	uint64_t served; /* bytes behind the chunk that came from the cache */
+	struct fill fill;
+	struct fill_waiter fill_waiter;
+	union {
+		struct cache_fill cache_fill;	/* READ, PREFETCH; if @filling */
+		struct cache_write cache_write; /* what changes the medium; if @writing */
+	};
+	uint8_t store_reads, waits;
+	bool missed;  /* the first page was looked for in vain */
+	bool noted;   /* readahead knows of the op */
+	bool entered; /* @fill is in the LUN's table */
+	bool filling, writing, looked_again;
 };
 
 /** Starts @io; done() is called exactly once on io->reactor's thread, maybe before this returns. */
@@ -165,6 +181,9 @@ struct lun_options {
 			   */
 	const char *uuid; /* text; NULL: from state or drawn */
 	const char *description; /* NBD export description etc.; may be NULL */
+	struct cache *cache;	 /* of reads; outlives the LUN. NULL: none */
+	uint32_t cache_weight;	 /* as cache_object_spec has them */
+	uint64_t cache_floor;
 };
 
 /** Opens the store and makes the LUN, with one reference. Blocks. Errors as block_open_file(). */
@@ -189,6 +208,17 @@ bool lun_removable(const struct lun *lun);
 void lun_get_block_info(const struct lun *lun, struct block_info *ret_info);
 struct lun_counters *lun_counters(struct lun *lun);
 int lun_state_dirfd(const struct lun *lun);
+
+struct lun_cache_stats {
+	struct cache_stats cache;
+	uint64_t readahead_pages; /* read before they were asked for */
+	uint64_t readahead_used;  /* of them: in windows whose reader came */
+	uint64_t coalesced;	  /* reads that waited for another's read of the same pages */
+};
+/** The LUN's object in the cache; NULL: its reads are not cached. */
+struct cache_object *lun_cache_object(struct lun *lun);
+/** False: reads of the LUN are not cached. Any thread. */
+bool lun_cache_stats(struct lun *lun, struct lun_cache_stats *ret_stats);
 
 /**
  * Grows the LUN while it is in use; watchers are told. Blocks. -EINVAL when @size is smaller or no

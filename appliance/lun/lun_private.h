@@ -3,11 +3,22 @@
 #pragma once
 
 #include "lun/lun.h"
+#include "lun/readahead.h"
+
+/** What a LUN whose reads are cached has; lock order and lives: in the files named. */
+struct lun_cache {
+	struct cache *c;
+	struct cache_object *o;
+	struct fills fills;	    /* fills.h */
+	struct readahead readahead; /* readahead.h */
+	metric_counter coalesced;   /* reads that waited for another's */
+};
 
 struct lun {
 	/* --- constant after creation --- */
 	char *name, *path, *description;
 	struct block_store *store;
+	struct lun_cache *cache; /* NULL: reads are not cached */
 	struct lun_identity identity;
 	uint32_t block_size;
 	int state_dirfd;
@@ -43,15 +54,52 @@ extern const struct lun_op_traits lun_op_traits[LUN_OP_COUNT];
 /* lun.c */
 void lun_notify(struct lun *lun, enum lun_event ev);
 
+/* io.c */
+/** An op that waited (LUN_PLAN_WAIT) goes on. */
+void lun_resume(struct lun_io *io);
+
+/** What an op does next. */
+enum lun_plan {
+	LUN_PLAN_DONE, /* io->err is its result */
+	LUN_PLAN_IO,   /* io->bio */
+	LUN_PLAN_WAIT, /* for io->fill_waiter, then the plan is asked again with no error */
+};
+
 /* compound.c */
 /** Checks what is particular to compound ops. 0 or -EINVAL. */
 int lun_compound_check(const struct lun *lun, const struct lun_io *io);
 /** Gets bounce memory if the op needs it; false: the reactor's pool has none, wait for it. */
 bool lun_bounce_get(struct lun_io *io);
+/** Gets @want bytes of bounce memory if they are to be had without waiting. */
+bool lun_bounce_try(struct lun_io *io, uint32_t want);
 void lun_bounce_put(struct lun_io *io);
-/** Takes the result of the last block I/O (0 the first time). True: io->bio is the next one, for
- * *@ret_store; false: done, io->err is set. */
-bool lun_plan_next(struct lun_io *io, int err, struct block_store **ret_store);
+/**
+ * Takes the result of the last block I/O (0 the first time). LUN_PLAN_IO: io->bio is for
+ * *@ret_store.
+ */
+enum lun_plan lun_plan_next(struct lun_io *io, int err, struct block_store **ret_store);
+enum lun_plan lun_plan_end(struct lun_io *io, int err);
+/** Both prepare io->bio, of the caller's memory from byte @iov_off on, or of the bounce memory. */
+enum lun_plan lun_caller_bio(struct lun_io *io, enum block_op op, uint64_t off, uint64_t len,
+			     uint64_t iov_off);
+enum lun_plan lun_bounce_bio(struct lun_io *io, enum block_op op, uint64_t off, uint64_t len);
+
+/* read.c */
+/** The first byte that is not cached: whole pages only. */
+uint64_t lun_cache_limit(const struct lun *lun);
+/** Carries out @io if it is a read within one page that hits. */
+bool lun_read_hit(struct lun_io *io);
+enum lun_plan lun_read_next(struct lun_io *io, int err);
+enum lun_plan lun_prefetch_next(struct lun_io *io, int err);
+/** What an op owes to the cache: before each block I/O, on an error of one, and at its end. */
+void lun_cache_before_io(struct lun_io *io);
+void lun_cache_on_error(struct lun_io *io, int err);
+void lun_cache_after_op(struct lun_io *io);
+
+/* lun_cache.c */
+/** 0, -ENOMEM, -ENOSPC. */
+int lun_cache_attach(struct lun *lun, const struct lun_options *opt, struct reason *why);
+void lun_cache_detach(struct lun *lun);
 
 /* identity.c */
 int lun_identity_load(const struct lun_options *opt, struct lun_identity *ret_id,

@@ -60,6 +60,7 @@ struct port_session {
 	struct port_ring ring;
 	struct port_io *ios; /* PORT_SLOTS, mapped: pages come with use */
 	int bell;
+	struct reactor_task more;  /* queued while there may be commands that nobody rings for */
 	struct reactor_timer tick; /* armed while there may be something to give back */
 	uint64_t ops_at_tick;
 	_Alignas(8) char rx[RX_SIZE];
@@ -164,7 +165,8 @@ static void start(struct port_session *p, const struct port_request *req)
 	pio->session = p;
 	pio->req = *req;
 	io->op = lun_ops[req->op];
-	io->flags = (req->flags & PORT_FUA ? LUN_IO_FUA : 0) |
+	/* The client can write its data area whenever it likes. */
+	io->flags = LUN_IO_UNSTABLE | (req->flags & PORT_FUA ? LUN_IO_FUA : 0) |
 		    (req->flags & PORT_MAY_TRIM ? LUN_IO_MAY_UNMAP : 0) |
 		    (req->flags & PORT_FAST ? LUN_IO_FAST : 0);
 	io->off = req->off;
@@ -190,24 +192,39 @@ static void start(struct port_session *p, const struct port_request *req)
 	lun_submit(p->lun, io);
 }
 
-/** Starts all commands there are. */
+/**
+ * Starts all commands there are, but no more than a ring full in a row: those that are done at once
+ * let the client bring new ones meanwhile, and others want their turn too.
+ */
 static void work(struct port_session *p)
 {
+	unsigned left = PORT_RING;
 	struct port_request req;
 	const char *what;
-	int got;
+	int got = 0;
 
 	do {
-		while (p->state == ATTACHED && (got = port_ring_take(&p->ring, &req, &what)) != 0) {
+		while (p->state == ATTACHED && left &&
+		       (got = port_ring_take(&p->ring, &req, &what)) != 0) {
 			if (got < 0) {
 				violate(p, what);
 				return;
 			}
 			start(p, &req);
+			left--;
 		}
-	} while (p->state == ATTACHED && !port_ring_sleep(&p->ring));
-	if (p->state == ATTACHED && !p->tick.armed)
+	} while (p->state == ATTACHED && left && !port_ring_sleep(&p->ring));
+	if (p->state != ATTACHED)
+		return;
+	if (!left)
+		reactor_defer(p->reactor, &p->more);
+	if (!p->tick.armed)
 		reactor_timer_arm(p->reactor, &p->tick, reactor_now(p->reactor) + TICK_NS);
+}
+
+static void work_on(struct reactor_task *t)
+{
+	work(container_of(t, struct port_session, more));
 }
 
 static void bell_arm(struct port_session *p)
@@ -515,6 +532,7 @@ static void session_close(struct port_session *p)
 		return;
 	p->state = CLOSING;
 	shutdown(p->sock, SHUT_RDWR);
+	reactor_task_cancel(&p->more);
 	reactor_timer_cancel(p->reactor, &p->tick);
 	if (p->rx_armed)
 		reactor_cancel(p->reactor, &p->rx_op);
@@ -613,6 +631,7 @@ int port_session_start(struct port_server *s, struct reactor *r, const struct po
 	p->event_msg.fn = on_event;
 	p->watcher.fn = lun_changed;
 	list_init(&p->watcher.link);
+	reactor_task_init(&p->more, work_on);
 	reactor_timer_init(&p->tick, tick);
 	mutex_lock(&s->lock);
 	p->id = ++s->next_id;

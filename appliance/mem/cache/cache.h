@@ -21,11 +21,11 @@
 #include <sys/uio.h>
 
 #include "base/metric.h"
-#include "mem/address_space.h"
-#include "mem/tmem/host.h"
 
 #define CACHE_PAGE 4096u
 
+struct address_space; /* mem/address_space.h */
+struct tmem_host;     /* mem/tmem/host.h */
 struct cache;
 struct cache_object;
 

@@ -22,7 +22,9 @@
 #include <stdatomic.h>
 
 #include "base/lock.h"
+#include "mem/address_space.h"
 #include "mem/cache/cache.h"
+#include "mem/tmem/host.h"
 #include "mem/volatile/volatile.h"
 
 #define REGION_SHIFT  6u

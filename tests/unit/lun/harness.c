@@ -8,7 +8,15 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "mem/address_space.h"
+
+#define CACHE_MAX (64u << 20)
+
+bool harness_cached;
+
 static struct reactor_set *set;
+static struct address_space *space;
+static struct cache *cache;
 static char dir[64];
 
 struct reactor *harness_reactor(void)
@@ -18,6 +26,19 @@ struct reactor *harness_reactor(void)
 	if (!set)
 		assert_int_equal(reactor_set_start(1, &opt, &set), 0);
 	return reactor_set_get(set, 0);
+}
+
+struct cache *harness_cache(void)
+{
+	struct address_space_spec as = {.size = 1ull << 30};
+	struct cache_spec spec = {.max = CACHE_MAX};
+
+	if (cache)
+		return cache;
+	assert_int_equal(address_space_create(&as, &space), 0);
+	spec.as = space;
+	assert_int_equal(cache_create(&spec, &cache), 0);
+	return cache;
 }
 
 static int remove_entry(const char *path, const struct stat *st, int type, struct FTW *ftw)
@@ -31,6 +52,11 @@ void harness_stop(void)
 	if (set)
 		reactor_set_stop(set);
 	set = NULL;
+	cache_destroy(cache);
+	cache = NULL;
+	if (space)
+		assert_int_equal(address_space_destroy(space), 0);
+	space = NULL;
 	if (dir[0])
 		nftw(dir, remove_entry, 8, FTW_DEPTH | FTW_PHYS);
 	dir[0] = '\0';
@@ -119,7 +145,8 @@ struct lun *make_lun(const char *name, enum block_mode mode, uint64_t size)
 				  .mode = mode,
 				  .create = true,
 				  .size = size,
-				  .state_dirfd = -1};
+				  .state_dirfd = -1,
+				  .cache = harness_cached ? harness_cache() : NULL};
 	struct reason why = {""};
 	struct lun *lun;
 

@@ -25,6 +25,11 @@ int do_write(struct lun *lun, enum way way, uint64_t off, const void *buf, uint6
 int do_range(struct lun *lun, enum way way, enum lun_op op, unsigned flags, uint64_t off,
 	     uint64_t len);
 
+/** The cache of this process, made at the first call. */
+struct cache *harness_cache(void);
+/** Whether make_lun() makes LUNs that use it; false at first. */
+extern bool harness_cached;
+
 /** A path under a directory made for this process; removed by harness_stop(). */
 const char *harness_path(const char *name);
 /** Makes a sparse file of @size and a LUN on it; fails the test when it cannot. */

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* Every op, by both ways in (on the calling thread, on a reactor) and in both modes (direct,
- * buffered), against a model of the LUN in memory. */
+ * buffered), with and without the cache, against a model of the LUN in memory. */
 #include "harness.h"
 
 #include <errno.h>
@@ -15,13 +15,14 @@
 struct setup {
 	enum way way;
 	enum block_mode mode;
+	bool cached;
 };
 
 static const struct setup setups[] = {
-	{WAY_SYNC, BLOCK_MODE_BUFFERED},
-	{WAY_SYNC, BLOCK_MODE_DIRECT},
-	{WAY_ASYNC, BLOCK_MODE_BUFFERED},
-	{WAY_ASYNC, BLOCK_MODE_DIRECT},
+	{WAY_SYNC, BLOCK_MODE_BUFFERED, false},	 {WAY_SYNC, BLOCK_MODE_DIRECT, false},
+	{WAY_ASYNC, BLOCK_MODE_BUFFERED, false}, {WAY_ASYNC, BLOCK_MODE_DIRECT, false},
+	{WAY_SYNC, BLOCK_MODE_BUFFERED, true},	 {WAY_SYNC, BLOCK_MODE_DIRECT, true},
+	{WAY_ASYNC, BLOCK_MODE_BUFFERED, true},	 {WAY_ASYNC, BLOCK_MODE_DIRECT, true},
 };
 
 struct fixture {
@@ -36,6 +37,7 @@ static int set_up(void **state)
 	struct fixture *f = calloc(1, sizeof(*f));
 
 	f->way = s->way;
+	harness_cached = s->cached;
 	f->lun = make_lun("ops", s->mode, SIZE);
 	f->model = calloc(1, SIZE);
 	f->buf = malloc(2 * SIZE);

@@ -264,6 +264,8 @@ int main(void)
 	};
 	int failed = cmocka_run_group_tests(tests, NULL, NULL);
 
+	harness_cached = true;
+	failed += cmocka_run_group_tests_name("with the cache", tests, NULL, NULL);
 	harness_stop();
 	return failed;
 }
