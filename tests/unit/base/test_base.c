@@ -23,6 +23,7 @@
 #include "base/lock.h"
 #include "base/metric.h"
 #include "base/reason.h"
+#include "scratch.h"
 
 static void list_keeps_order_and_deletes_twice(void **state)
 {
@@ -82,12 +83,12 @@ static void reason_names_what_and_where(void **state)
 	assert_int_equal(reason_set(NULL, EIO, "unheard"), -EIO);
 }
 
-static int temp_dir(char *path)
+static int open_scratch_dir(void)
 {
+	char path[64];
 	int fd;
 
-	strcpy(path, "/tmp/ebb-test-XXXXXX");
-	assert_non_null(mkdtemp(path));
+	scratch_dir("/tmp", path, sizeof(path));
 	fd = open(path, O_DIRECTORY | O_RDONLY);
 	assert_true(fd >= 0);
 	return fd;
@@ -95,8 +96,7 @@ static int temp_dir(char *path)
 
 static void state_file_is_replaced_whole_or_not_at_all(void **state)
 {
-	char path[64];
-	_cleanup_close_ int dir = temp_dir(path);
+	_cleanup_close_ int dir = open_scratch_dir();
 	_cleanup_free_ char *buf = NULL;
 	struct stat st;
 	size_t len;
@@ -120,7 +120,6 @@ static void state_file_is_replaced_whole_or_not_at_all(void **state)
 	unlinkat(dir, "s.new", AT_REMOVEDIR);
 	assert_int_equal(file_remove(dir, "s"), 0);
 	assert_int_equal(file_remove(dir, "s"), 0);
-	rmdir(path);
 }
 
 static void wrong_lock_order_aborts(void **state)

@@ -22,6 +22,7 @@
 #include <unistd.h>
 
 #include "block/block.h"
+#include "scratch.h"
 
 static char dir[64];
 static struct reason why;
@@ -36,16 +37,9 @@ static const char *in_dir(const char *name)
 
 static int set_up(void **state)
 {
-	strcpy(dir, "/var/tmp/ebb-block-XXXXXX");
+	scratch_dir("/var/tmp", dir, sizeof(dir));
 	why.text[0] = '\0';
-	return mkdtemp(dir) ? 0 : -1;
-}
-
-static int tear_down(void **state)
-{
-	unlink(in_dir("f"));
-	unlink(in_dir("fifo"));
-	return rmdir(dir);
+	return 0;
 }
 
 static struct block_store *open_new(uint64_t size, enum block_mode mode)
@@ -326,7 +320,7 @@ static void a_read_only_store_takes_no_write(void **state)
 	block_close(s);
 }
 
-#define TEST(fn) cmocka_unit_test_setup_teardown(fn, set_up, tear_down)
+#define TEST(fn) cmocka_unit_test_setup(fn, set_up)
 
 int main(void)
 {

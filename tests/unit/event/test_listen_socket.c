@@ -14,10 +14,11 @@
 
 #include "base/clock.h"
 #include "event/listen_socket.h"
+#include "scratch.h"
 
 static const struct listen_options stream = {.type = SOCK_STREAM, .backlog = 1};
 static const struct listen_options packets = {.type = SOCK_SEQPACKET, .backlog = 1, .mode = 0640};
-static char dir[] = "/tmp/ebb-listen-XXXXXX", addr[64];
+static char addr[64];
 
 static const char *path(void)
 {
@@ -135,15 +136,11 @@ static void patience_ends_with_the_address_or_the_time(void **state)
 
 static int set_up(void **state)
 {
-	if (!mkdtemp(dir))
-		return -1;
+	char dir[48];
+
+	scratch_dir("/tmp", dir, sizeof(dir));
 	snprintf(addr, sizeof(addr), LISTEN_UNIX "%s/s", dir);
 	return 0;
-}
-
-static int tear_down(void **state)
-{
-	return rmdir(dir);
 }
 
 int main(void)
@@ -159,5 +156,5 @@ int main(void)
 	};
 
 	alarm(60);
-	return cmocka_run_group_tests(tests, set_up, tear_down);
+	return cmocka_run_group_tests(tests, set_up, NULL);
 }

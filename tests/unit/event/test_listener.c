@@ -17,6 +17,7 @@
 
 #include "base/clock.h"
 #include "event/stream.h"
+#include "scratch.h"
 
 static struct reactor_set *set;
 static struct listener *lis;
@@ -149,7 +150,7 @@ static void listens_on_ipv6(void **state)
 	serves("[::1]:0", "[::1]:");
 }
 
-static char dir[] = "/tmp/ebb-listener-XXXXXX";
+static char dir[64];
 
 static void listens_on_unix_and_replaces_a_stale_socket(void **state)
 {
@@ -268,15 +269,14 @@ static void addresses_are_parsed_and_formatted(void **state)
 
 static int set_up(void **state)
 {
-	if (!mkdtemp(dir))
-		return -1;
+	scratch_dir("/tmp", dir, sizeof(dir));
 	return reactor_set_start(1, NULL, &set);
 }
 
 static int tear_down(void **state)
 {
 	reactor_set_stop(set);
-	return rmdir(dir);
+	return 0;
 }
 
 int main(void)

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 #include "harness.h"
 
-#include <ftw.h>
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -9,6 +8,7 @@
 #include <unistd.h>
 
 #include "mem/address_space.h"
+#include "scratch.h"
 
 #define CACHE_MAX (64u << 20)
 
@@ -41,11 +41,6 @@ struct cache *harness_cache(void)
 	return cache;
 }
 
-static int remove_entry(const char *path, const struct stat *st, int type, struct FTW *ftw)
-{
-	return remove(path);
-}
-
 void harness_stop(void)
 {
 	worker_drain(); /* first: a worker's last message goes to a reactor */
@@ -57,9 +52,6 @@ void harness_stop(void)
 	if (space)
 		assert_int_equal(address_space_destroy(space), 0);
 	space = NULL;
-	if (dir[0])
-		nftw(dir, remove_entry, 8, FTW_DEPTH | FTW_PHYS);
-	dir[0] = '\0';
 }
 
 struct call {
@@ -130,10 +122,8 @@ const char *harness_path(const char *name)
 {
 	static char path[PATH_MAX];
 
-	if (!dir[0]) {
-		strcpy(dir, "/var/tmp/ebb-test-XXXXXX");
-		assert_non_null(mkdtemp(dir));
-	}
+	if (!dir[0])
+		scratch_dir("/var/tmp", dir, sizeof(dir));
 	snprintf(path, sizeof(path), "%s/%s", dir, name);
 	return path;
 }

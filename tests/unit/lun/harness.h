@@ -30,7 +30,7 @@ struct cache *harness_cache(void);
 /** Whether make_lun() makes LUNs that use it; false at first. */
 extern bool harness_cached;
 
-/** A path under a directory made for this process; removed by harness_stop(). */
+/** A path under a directory made for this process, and removed with it. */
 const char *harness_path(const char *name);
 /** Makes a sparse file of @size and a LUN on it; fails the test when it cannot. */
 struct lun *make_lun(const char *name, enum block_mode mode, uint64_t size);

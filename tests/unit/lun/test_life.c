@@ -70,6 +70,7 @@ static void identity_is_kept_in_state(void **state)
 	struct lun_options opt = {
 		.name = "id", .create = true, .size = 1u << 20, .state_dirfd = fd};
 	struct lun_identity id;
+	char moved[256];
 	struct lun *lun;
 
 	assert_int_equal(open_with(opt, &lun), 0);
@@ -82,8 +83,9 @@ static void identity_is_kept_in_state(void **state)
 	assert_int_equal(id.eui64[0] & 3, 2);
 	assert_int_equal(strlen(id.serial), 36);
 	/* Also with another backing file. */
-	rename(harness_path("life"), "/var/tmp/ebb-test-moved");
-	opt.path = "/var/tmp/ebb-test-moved";
+	snprintf(moved, sizeof(moved), "%s", harness_path("moved"));
+	assert_int_equal(rename(harness_path("life"), moved), 0);
+	opt.path = moved;
 	opt.create = false;
 	opt.size = 0;
 	assert_int_equal(open_with(opt, &lun), 0);

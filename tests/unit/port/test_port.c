@@ -20,6 +20,7 @@
 #include "front/port/port_client_private.h"
 #include "front/port/port_proto.h"
 #include "front/port/port_socket.h"
+#include "scratch.h"
 
 #define SIZE (64ull << 20)
 
@@ -48,8 +49,7 @@ static int setup(void **state)
 	struct lun_options opt = {.name = "disk", .create = true, .size = SIZE, .state_dirfd = -1};
 	struct reason why;
 
-	strcpy(f->dir, "/tmp/test-port-XXXXXX");
-	assert_non_null(mkdtemp(f->dir));
+	scratch_dir("/tmp", f->dir, sizeof(f->dir));
 	snprintf(f->file, sizeof(f->file), "%s/disk", f->dir);
 	snprintf(f->socket, sizeof(f->socket), "%s/port.sock", f->dir);
 	opt.path = f->file;
@@ -72,9 +72,7 @@ static int teardown(void **state)
 	reactor_set_stop(f->set);
 	lun_unref(f->lun);
 	lun_table_destroy(f->luns);
-	unlink(f->file);
 	assert_int_equal(access(f->socket, F_OK), -1); /* the server has removed it */
-	rmdir(f->dir);
 	free(f);
 	return 0;
 }

@@ -9,6 +9,7 @@
 
 #include "base/endian.h"
 #include "event/worker.h"
+#include "scratch.h"
 
 /* --- worlds --- */
 
@@ -69,8 +70,7 @@ struct world *world_open(const struct world_options *opt)
 	struct world *w = calloc(1, sizeof(*w));
 	const struct reactor_options ro = {.name = "test"};
 
-	snprintf(w->dir, sizeof(w->dir), "/tmp/ebb-scsi-XXXXXX");
-	assert_non_null(mkdtemp(w->dir));
+	scratch_dir("/tmp", w->dir, sizeof(w->dir));
 	w->state_dirfd = opt->state ? open(opt->state, O_RDONLY | O_DIRECTORY) : -1;
 	assert_int_equal(reactor_set_start(WORLD_REACTORS, &ro, &w->set), 0);
 	assert_int_equal(scsi_target_create("iqn.2026-11.local.ebb:test", &w->target), 0);
@@ -81,16 +81,12 @@ struct world *world_open(const struct world_options *opt)
 
 void world_close(struct world *w)
 {
-	char cmd[96];
-
 	scsi_lu_unref(w->lu);
 	scsi_target_unref(w->target);
 	worker_drain(); /* its threads tell reactors */
 	reactor_set_stop(w->set);
 	if (w->state_dirfd >= 0)
 		close(w->state_dirfd);
-	snprintf(cmd, sizeof(cmd), "rm -rf %s", w->dir);
-	assert_int_equal(system(cmd), 0);
 	free(w);
 }
 

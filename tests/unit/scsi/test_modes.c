@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "base/endian.h"
+#include "scratch.h"
 
 #define CURRENT	   0x00
 #define CHANGEABLE 0x40
@@ -161,11 +162,11 @@ static void d_sense_changes_the_format(void **state)
 
 static void saved_pages_survive_the_process(void **state)
 {
-	char dir[] = "/tmp/ebb-mode-XXXXXX", cmd[64];
+	char dir[64];
 	struct world *w;
 	struct initiator *a;
 
-	assert_non_null(mkdtemp(dir));
+	scratch_dir("/tmp", dir, sizeof(dir));
 	w = world_open(&(struct world_options){.state = dir});
 	a = world_login(w, 0, "iqn.a");
 	mode_change(a, 0x08, 2, 0x04, false, 0x11);
@@ -187,8 +188,6 @@ static void saved_pages_survive_the_process(void **state)
 	expect_good(a);
 	world_logout(a);
 	world_close(w);
-	snprintf(cmd, sizeof(cmd), "rm -rf %s", dir);
-	assert_int_equal(system(cmd), 0);
 }
 
 static void a_refused_list_changes_nothing(void **state)

@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "base/endian.h"
+#include "scratch.h"
 
 #define TYPE_WE	   0x01
 #define TYPE_EA	   0x03
@@ -152,11 +153,11 @@ static void preempt_and_abort_tells_and_aborts_the_preempted(void **state)
 
 static void aptpl_survives_the_process(void **state)
 {
-	char dir[] = "/tmp/ebb-pr-XXXXXX", cmd[64];
+	char dir[64];
 	struct world *w;
 	struct initiator *a, *b;
 
-	assert_non_null(mkdtemp(dir));
+	scratch_dir("/tmp", dir, sizeof(dir));
 	w = world_open(&(struct world_options){.state = dir});
 	a = world_login(w, 0, "iqn.a");
 	pr_out(a, 0x00, 0, 0, 0xa, APTPL);
@@ -190,18 +191,16 @@ static void aptpl_survives_the_process(void **state)
 	expect_good(a);
 	world_logout(a);
 	world_close(w);
-	snprintf(cmd, sizeof(cmd), "rm -rf %s", dir);
-	assert_int_equal(system(cmd), 0);
 }
 
 static void a_state_that_cannot_be_written_changes_nothing(void **state)
 {
-	char dir[] = "/tmp/ebb-pr-XXXXXX", path[64], cmd[64];
+	char dir[64], path[64];
 	struct world *w;
 	struct initiator *a;
 	int fd;
 
-	assert_non_null(mkdtemp(dir));
+	scratch_dir("/tmp", dir, sizeof(dir));
 	w = world_open(&(struct world_options){.state = dir});
 	snprintf(path, sizeof(path), "%s/scsi", dir);
 	fd = open(path, O_CREAT | O_WRONLY, 0600); /* a file where the directory should be */
@@ -218,8 +217,6 @@ static void a_state_that_cannot_be_written_changes_nothing(void **state)
 	assert_int_equal(keys(a), 1);
 	world_logout(a);
 	world_close(w);
-	snprintf(cmd, sizeof(cmd), "rm -rf %s", dir);
-	assert_int_equal(system(cmd), 0);
 }
 
 static void aptpl_without_a_place_for_it_is_refused(void **state)

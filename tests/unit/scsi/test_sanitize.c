@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "base/endian.h"
+#include "scratch.h"
 
 #define IMMED 0x80
 #define AUSE  0x20
@@ -182,12 +183,12 @@ static void meanwhile_others_are_kept_out_and_see_progress(void **state)
 /** With a state directory: stopped in the middle, it starts over, and ends. */
 static void it_goes_on_in_the_next_process(void **state)
 {
-	char dir[] = "/tmp/ebb-san-XXXXXX", cmd[64], path[96];
+	char dir[64], path[96];
 	const struct world_options opt = {.state = dir, .size = 4 << 20};
 	struct world *w;
 	struct initiator *a;
 
-	assert_non_null(mkdtemp(dir));
+	scratch_dir("/tmp", dir, sizeof(dir));
 	w = world_open(&opt);
 	a = world_login(w, 0, "iqn.a");
 	overwrite(a, IMMED, 31, "y");
@@ -205,19 +206,17 @@ static void it_goes_on_in_the_next_process(void **state)
 	expect_bytes(a, 9, (const uint8_t[]){'y'}, 1);
 	world_logout(a);
 	world_close(w);
-	snprintf(cmd, sizeof(cmd), "rm -rf %s", dir);
-	assert_int_equal(system(cmd), 0);
 }
 
 /** What cannot be put on record does not begin; what failed stays failed until somebody acts. */
 static void failure_is_remembered_until_it_is_left(void **state)
 {
-	char dir[] = "/tmp/ebb-san-XXXXXX", cmd[64], path[96];
+	char dir[64], path[96];
 	struct world *w;
 	struct initiator *a;
 	int fd;
 
-	assert_non_null(mkdtemp(dir));
+	scratch_dir("/tmp", dir, sizeof(dir));
 	w = world_open(&(struct world_options){.state = dir});
 	a = world_login(w, 0, "iqn.a");
 	snprintf(path, sizeof(path), "%s/scsi", dir);
@@ -265,8 +264,6 @@ static void failure_is_remembered_until_it_is_left(void **state)
 		world_logout(a);
 		world_close(w);
 	}
-	snprintf(cmd, sizeof(cmd), "rm -rf %s", dir);
-	assert_int_equal(system(cmd), 0);
 }
 
 static void not_on_what_is_write_protected(void **state)
