@@ -92,8 +92,8 @@ int lun_create(const struct lun_options *opt, struct block_store *store, struct 
 	lun->description = opt->description ? strdup(opt->description) : NULL;
 	if (!lun->name || !lun->path || (opt->description && !lun->description))
 		err = reason_set(why, ENOMEM, "%s: no memory", opt->name);
-	else
-		err = lun_cache_attach(lun, opt, why);
+	else if (opt->cache)
+		err = lun_set_cache(lun, opt->cache, opt->cache_weight, opt->cache_floor, why);
 	if (err) {
 		free_names(lun);
 		free(lun);

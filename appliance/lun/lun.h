@@ -209,6 +209,13 @@ void lun_get_block_info(const struct lun *lun, struct block_info *ret_info);
 struct lun_counters *lun_counters(struct lun *lun);
 int lun_state_dirfd(const struct lun *lun);
 
+/**
+ * Has the LUN's reads cached, where lun_options could not say so yet (a cache does not survive a
+ * fork). Before its first op. -ENOMEM; -ENOSPC: the cache has too many objects.
+ */
+int lun_set_cache(struct lun *lun, struct cache *cache, uint32_t weight, uint64_t floor,
+		  struct reason *why);
+
 struct lun_cache_stats {
 	struct cache_stats cache;
 	uint64_t readahead_pages; /* read before they were asked for */

@@ -6,25 +6,23 @@
 
 #include "lun/lun_private.h"
 
-int lun_cache_attach(struct lun *lun, const struct lun_options *opt, struct reason *why)
+int lun_set_cache(struct lun *lun, struct cache *cache, uint32_t weight, uint64_t floor,
+		  struct reason *why)
 {
-	struct cache_object_spec spec = {
-		.name = lun->name, .weight = opt->cache_weight, .floor = opt->cache_floor};
+	struct cache_object_spec spec = {.name = lun->name, .weight = weight, .floor = floor};
 	struct lun_cache *lc;
 	int err;
 
-	if (!opt->cache)
-		return 0;
 	lc = calloc(1, sizeof(*lc));
 	if (!lc)
 		return reason_set(why, ENOMEM, "%s: no memory", lun->name);
-	err = cache_object_create(opt->cache, &spec, &lc->o);
+	err = cache_object_create(cache, &spec, &lc->o);
 	if (err) {
 		free(lc);
 		return reason_set(why, -err, "%s: no room in the cache's index: %s", lun->name,
 				  strerror(-err));
 	}
-	lc->c = opt->cache;
+	lc->c = cache;
 	fills_init(&lc->fills);
 	readahead_init(&lc->readahead);
 	lun->cache = lc;

@@ -97,8 +97,6 @@ void lun_cache_on_error(struct lun_io *io, int err);
 void lun_cache_after_op(struct lun_io *io);
 
 /* lun_cache.c */
-/** 0, -ENOMEM, -ENOSPC. */
-int lun_cache_attach(struct lun *lun, const struct lun_options *opt, struct reason *why);
 void lun_cache_detach(struct lun *lun);
 
 /* identity.c */

@@ -8,12 +8,15 @@
 #include "base/reason.h"
 #include "front/port/port_client.h"
 
+#define PLUGIN_MEMORY (64ull << 20) /* of the embedded form, when nothing is said */
+
 struct plugin_config {
 	/* embedded */
 	char *file;
 	char *mode;    /* "direct", "buffered" or NULL */
 	uint64_t size; /* bytes; with it the file is created when it is not there */
 	uint32_t block_size;
+	uint64_t memory; /* bytes of cached pages; 0: none */
 	char *description;
 	/* attached */
 	char *socket;

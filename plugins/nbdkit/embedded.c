@@ -9,6 +9,10 @@
  * with signals is nbdkit's to say, so the signal is blocked instead, where it is raised: in the
  * threads that carry I/O out, which are nbdkit's for connections, and around the opening on its
  * main thread. The write then fails, and that is an answer.
+ *
+ * The LUN has a read cache of its own (memory=), made after nbdkit has forked, in pages that the
+ * kernel takes when it is short of memory: so nobody has to watch for that. Now and then a request
+ * looks which pages it took.
  */
 #include <errno.h>
 #include <signal.h>
@@ -17,8 +21,17 @@
 
 #include "backend.h"
 #include "lun/lun.h"
+#include "mem/address_space.h"
+
+#define SETTLE_EVERY 4096u /* requests */
+#define SETTLE_PAGES 1024u
+#define SPACE_UNIT   (1ull << 30) /* of addresses, which cost nothing */
 
 static struct lun *the_lun;
+static uint64_t memory;
+static struct address_space *space;
+static struct cache *cache;
+static _Atomic unsigned requests;
 
 static_assert((int)PORT_EXTENT_HOLE == (int)BLOCK_EXTENT_HOLE, "same bits");
 static_assert((int)PORT_EXTENT_ZERO == (int)BLOCK_EXTENT_ZERO, "same bits");
@@ -74,12 +87,27 @@ static int embedded_start(const struct plugin_config *cfg, struct reason *why)
 		.description = cfg->description,
 	};
 
+	memory = cfg->memory & ~(uint64_t)(ADDRESS_PAGE - 1);
 	return open_lun(&opt, why);
 }
 
 static int embedded_forked(struct reason *why)
 {
-	return 0;
+	struct address_space_spec as = {.size = (2 * memory / SPACE_UNIT + 1) * SPACE_UNIT};
+	struct cache_spec spec = {.max = memory};
+	int err;
+
+	if (!memory)
+		return 0;
+	err = address_space_create(&as, &space);
+	if (!err) {
+		spec.as = space;
+		err = cache_create(&spec, &cache);
+	}
+	if (err)
+		return reason_set(why, -err, "no cache of %llu bytes (memory=): %s",
+				  (unsigned long long)memory, strerror(-err));
+	return lun_set_cache(the_lun, cache, 0, 0, why);
 }
 
 static void embedded_stop(void)
@@ -87,6 +115,19 @@ static void embedded_stop(void)
 	if (the_lun)
 		lun_unref(the_lun);
 	the_lun = NULL;
+	cache_destroy(cache);
+	cache = NULL;
+	if (space)
+		address_space_destroy(space);
+	space = NULL;
+}
+
+static void settle_sometimes(void)
+{
+	unsigned n = atomic_fetch_add_explicit(&requests, 1, memory_order_relaxed);
+
+	if (cache && n % SETTLE_EVERY == SETTLE_EVERY - 1)
+		cache_settle(cache, SETTLE_PAGES);
 }
 
 static int embedded_open(const char *name, bool read_only, void **ret_handle, struct reason *why)
@@ -142,6 +183,7 @@ static int embedded_io(void *handle, enum port_op op, unsigned flags, uint64_t o
 		io.iov = &iov;
 		io.niov = 1;
 	}
+	settle_sometimes();
 	return lun_run(handle, &io);
 }
 

@@ -23,8 +23,11 @@
 
 #define MAX_REQUEST (32u << 20) /* bytes; what we advertise as NBD's maximum payload */
 #define MAX_EXTENTS 2048u	/* of one answer */
+#define MEMORY_MIN  (1ll << 20) /* bytes of a cache that is one */
+#define MEMORY_MAX  (1ll << 40)
 
-static struct plugin_config config;
+static struct plugin_config config = {.memory = PLUGIN_MEMORY};
+static bool memory_given;
 static const struct backend *backend;
 
 /** One NBD connection. */
@@ -68,6 +71,21 @@ static int config_size(const char *value)
 		return -1;
 	}
 	config.size = (uint64_t)size;
+	return 0;
+}
+
+static int config_memory(const char *value)
+{
+	int64_t size = nbdkit_parse_size(value);
+
+	if (size == -1)
+		return -1;
+	if (size && (size < MEMORY_MIN || size > MEMORY_MAX)) {
+		nbdkit_error("memory: 0, or from 1M to 1T");
+		return -1;
+	}
+	config.memory = (uint64_t)size;
+	memory_given = true;
 	return 0;
 }
 
@@ -125,6 +143,8 @@ static int ebb_config(const char *key, const char *value)
 		return config_mode(value);
 	if (strcmp(key, "size") == 0)
 		return config_size(value);
+	if (strcmp(key, "memory") == 0)
+		return config_memory(value);
 	if (strcmp(key, "retry") == 0)
 		return config_retry(value);
 	if (strcmp(key, "ro") == 0)
@@ -147,7 +167,8 @@ static int ebb_config_complete(void)
 {
 	bool attached = config.socket || config.lun || config.fallback || config.retry_ms ||
 			config.supervised;
-	bool embedded = config.mode || config.size || config.block_size || config.description;
+	bool embedded = config.mode || config.size || config.block_size || config.description ||
+			memory_given;
 
 	if (config.file && attached) {
 		nbdkit_error("file= (the engine in nbdkit) excludes lun=, default=, socket=, "
@@ -155,7 +176,7 @@ static int ebb_config_complete(void)
 		return -1;
 	}
 	if (!config.file && embedded) {
-		nbdkit_error("mode=, size=, block-size= and description= need file=");
+		nbdkit_error("mode=, size=, block-size=, memory= and description= need file=");
 		return -1;
 	}
 	backend = config.file ? &backend_embedded : &backend_attached;
@@ -168,6 +189,7 @@ static int ebb_config_complete(void)
 	"size=SIZE            Create the file, sparse, when it is not there.\n"               \
 	"mode=direct|buffered How to do I/O (default: direct where it works).\n"              \
 	"block-size=512|4096  Logical block size (default: 512).\n"                           \
+	"memory=SIZE          For a cache of what is read; 0: none (default: 64M).\n"         \
 	"description=TEXT     Description of the export.\n"                                   \
 	"A LUN of the daemon:\n"                                                              \
 	"lun=NAME             The LUN (default: the one that the client's export name is).\n" \

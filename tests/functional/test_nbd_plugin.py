@@ -230,8 +230,24 @@ def test_embedded_refuses_a_file_in_use(tmp_path, disk):
     assert k.stop() == 0
 
 
+@pytest.mark.parametrize("memory,kept", [("8M", True), ("0", False)])
+def test_embedded_keeps_what_is_read(tmp_path, disk, memory, kept):
+    path = disk("8M")
+    path.write_bytes(b"old!" * (2 * MiB))
+    n = Nbdkit(tmp_path, f"file={path}", f"memory={memory}", "mode=buffered")
+    h = connect(n.uri())
+    assert h.pread(4096, 1 * MiB) == b"old!" * 1024
+    with open(path, "r+b") as f:  # behind its back
+        f.write(b"new!" * (2 * MiB))
+    assert h.pread(4096, 1 * MiB) == (b"old!" if kept else b"new!") * 1024
+    h.pwrite(b"mine" * 1024, 1 * MiB)
+    assert h.pread(4096, 1 * MiB) == b"mine" * 1024
+    h.shutdown()
+    assert n.stop() == 0
+
+
 @pytest.mark.parametrize("args", [["file=x", "lun=y"], ["mode=direct", "lun=y"], ["file=x", "mode=wrong"],
-                                  ["nonsense=1"], ["lun=x", "retry=0"]])
+                                  ["nonsense=1"], ["lun=x", "retry=0"], ["file=x", "memory=1"], ["memory=8M", "lun=y"]])
 def test_wrong_configuration_is_refused(args, tmp_path):
     with pytest.raises(AssertionError, match="nbdkit did not start"):
         Nbdkit(tmp_path, *args)
