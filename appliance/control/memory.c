@@ -3,6 +3,7 @@
  * What the budget's pools are in this process.
  *
  *	iobufs	 free I/O buffers of the reactors, kept for reuse; their limit too
+ *	cache	 pages of the read cache, and its index
  *	tmem	 compressed pages
  *	port	 rings and data areas shared with clients of the port; they shrink by themselves
  *	process	 all other private memory: code's data, heap, stacks, connections, receive buffers
@@ -32,6 +33,7 @@
 #include "front/port/port.h"
 #include "mem/address_space.h"
 #include "mem/budget/budget.h"
+#include "mem/cache/cache.h"
 #include "mem/tmem/host.h"
 
 #define SPACE_MAX      (1ull << 40)
@@ -42,6 +44,9 @@
 #define IOBUF_FLOOR    (2ull * IOBUF_MAX) /* a reactor's: the longest command, and its bounce */
 #define IOBUF_MOST     (128ull << 20)	  /* a reactor's */
 #define IOBUF_SHARE    12		  /* percent of the budget */
+#define CACHE_FLOOR    (4ull << 20)
+#define INDEX_PART     64 /* of the ceiling: the index of a full cache, with room to spare */
+#define SETTLE_PAGES   (1u << 20) /* looked at in one go */
 #define TMEM_SPARES    (1ull << 20)
 #define ANSWER_MS      500 /* reactors that take longer are not waited for */
 
@@ -59,10 +64,11 @@ struct memory {
 	/* --- constant --- */
 	struct address_space *space;
 	struct tmem_host *tmem; /* or NULL */
+	struct cache *cache;
 	struct budget *budget;
 	struct config_memory declared; /* numbers only; changed between changes */
 	unsigned threads, luns;	       /* declared, for the default floor */
-	struct budget_pool *tmem_pool, *process_pool, *iobuf_pool, *port_pool;
+	struct budget_pool *cache_pool, *tmem_pool, *process_pool, *iobuf_pool, *port_pool;
 
 	/* --- set before iobuf_pool is made --- */
 	struct reactor_set *reactors;
@@ -169,6 +175,42 @@ static uint64_t iobufs_set_target(void *pool, uint64_t bytes)
 	return iobuf_total(m).returned_bytes - before.returned_bytes;
 }
 
+/* --- pool: the read cache --- */
+
+static void cache_use(void *pool, struct budget_use *ret_use)
+{
+	struct memory *m = pool;
+	struct cache_stats s;
+
+	cache_stats(m->cache, &s);
+	*ret_use = (struct budget_use){
+		.bytes = s.resident + s.index_bytes,
+		.reclaimable = s.resident,
+		.loose = less(s.resident, s.wired_pages * CACHE_PAGE),
+		.wired = s.index_bytes,
+	};
+}
+
+/*
+ * Pages go without being compressed into tmem: when memory is short there is neither time nor
+ * memory for that.
+ */
+static uint64_t cache_pool_set_target(void *pool, uint64_t bytes)
+{
+	struct memory *m = pool;
+	struct cache_stats s;
+
+	cache_stats(m->cache, &s);
+	return cache_set_target(m->cache, less(bytes, s.index_bytes), false);
+}
+
+static uint64_t cache_pool_settle(void *pool)
+{
+	struct memory *m = pool;
+
+	return cache_settle(m->cache, SETTLE_PAGES);
+}
+
 /* --- pool: tmem --- */
 
 static void tmem_use(void *pool, struct budget_use *ret_use)
@@ -220,6 +262,8 @@ static void process_use(void *pool, struct budget_use *ret_use)
 	uint64_t bytes = private_bytes();
 	struct budget_use u;
 
+	cache_use(m, &u);
+	bytes = less(bytes, u.bytes);
 	if (m->tmem) {
 		tmem_use(m, &u);
 		bytes = less(bytes, u.bytes);
@@ -232,6 +276,8 @@ static void process_use(void *pool, struct budget_use *ret_use)
 }
 
 static const struct budget_pool_ops iobuf_ops = {iobufs_use, iobufs_set_target, NULL},
+				    cache_ops = {cache_use, cache_pool_set_target,
+						 cache_pool_settle},
 				    tmem_ops = {tmem_use, tmem_set_target, NULL},
 				    port_ops = {port_use, NULL, NULL},
 				    process_ops = {process_use, NULL, NULL};
@@ -282,6 +328,28 @@ static int make_tmem(struct memory *m, const struct config_tmem *c, struct reaso
 	return ret ? reason_set(why, -ret, "second-chance cache: %s", strerror(-ret)) : 0;
 }
 
+/*
+ * The cache has addresses for all that the budget may ever give it. Where the system charges for
+ * them (vm.overcommit_memory 2) it has to do with fewer.
+ */
+static int make_cache(struct memory *m, uint64_t ceiling, struct reason *why)
+{
+	struct cache_spec spec = {.as = m->space, .max = ceiling, .tmem = m->tmem};
+	int ret;
+
+	while ((ret = cache_create(&spec, &m->cache)) == -ENOMEM || ret == -ENOSPC) {
+		if (spec.max / 2 < 2 * CACHE_FLOOR)
+			break;
+		spec.max /= 2;
+	}
+	if (ret)
+		return reason_set(why, -ret, "read cache: %s", strerror(-ret));
+	if (spec.max < ceiling)
+		log_warn("memory.cache", "max=%llu of=%llu reason=\"no more addresses\"",
+			 (unsigned long long)spec.max, (unsigned long long)ceiling);
+	return 0;
+}
+
 /* Floor and ceiling for what @c declares and, where it declares nothing, for this machine. */
 static void find_bounds(const struct memory *m, const struct config_memory *c,
 			struct budget_spec *spec)
@@ -292,6 +360,7 @@ static void find_bounds(const struct memory *m, const struct config_memory *c,
 	budget_defaults(spec);
 	if (c->max)
 		spec->ceiling = c->max;
+	need += spec->ceiling / INDEX_PART;
 	if (c->floor)
 		spec->floor = c->floor;
 	else
@@ -302,12 +371,6 @@ static void find_bounds(const struct memory *m, const struct config_memory *c,
 		spec->floor = spec->ceiling;
 }
 
-static int add_pool(struct memory *m, const struct budget_pool_spec *spec,
-		    struct budget_pool **ret_p)
-{
-	return budget_add(m->budget, spec, ret_p);
-}
-
 static int make_pools(struct memory *m, const struct config_memory *c)
 {
 	struct budget_pool_spec tmem = {.name = "tmem",
@@ -315,13 +378,23 @@ static int make_pools(struct memory *m, const struct config_memory *c)
 					.pool = m,
 					.rank = BUDGET_TMEM,
 					.share = c->tmem.share};
+	struct budget_pool_spec cache = {.name = "cache",
+					 .ops = &cache_ops,
+					 .pool = m,
+					 .rank = BUDGET_CACHE,
+					 .share = 100 - c->tmem.share};
 	struct budget_pool_spec process = {
 		.name = "process", .ops = &process_ops, .pool = m, .rank = BUDGET_WORKING};
-	int ret = 0;
+	struct cache_stats s;
+	int ret;
 
-	if (m->tmem)
-		ret = add_pool(m, &tmem, &m->tmem_pool);
-	return ret ? ret : add_pool(m, &process, &m->process_pool);
+	cache_stats(m->cache, &s);
+	cache.floor = s.index_bytes + CACHE_FLOOR;
+	cache.max = s.index_bytes + s.max;
+	ret = budget_add(m->budget, &cache, &m->cache_pool);
+	if (!ret && m->tmem)
+		ret = budget_add(m->budget, &tmem, &m->tmem_pool);
+	return ret ? ret : budget_add(m->budget, &process, &m->process_pool);
 }
 
 static int start(struct memory *m, const struct config *cfg, const char *pressure,
@@ -336,7 +409,9 @@ static int start(struct memory *m, const struct config *cfg, const char *pressur
 		return ret;
 	find_bounds(m, &cfg->memory, &spec);
 	spec.psi = pressure;
-	ret = budget_create(&spec, &m->budget, why);
+	ret = make_cache(m, spec.ceiling, why);
+	if (!ret)
+		ret = budget_create(&spec, &m->budget, why);
 	if (ret)
 		return ret;
 	ret = make_pools(m, &cfg->memory);
@@ -385,9 +460,11 @@ void memory_stop(struct memory *m)
 {
 	if (!m)
 		return;
+	budget_remove(m->cache_pool);
 	budget_remove(m->tmem_pool);
 	budget_remove(m->process_pool);
 	budget_destroy(m->budget);
+	cache_destroy(m->cache);
 	tmem_host_destroy(m->tmem);
 	address_space_destroy(m->space);
 	free(m->orders);
@@ -493,6 +570,11 @@ struct budget *memory_budget(struct memory *m)
 struct address_space *memory_space(struct memory *m)
 {
 	return m->space;
+}
+
+struct cache *memory_cache(struct memory *m)
+{
+	return m->cache;
 }
 
 struct tmem_host *memory_tmem(struct memory *m)

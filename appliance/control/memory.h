@@ -15,6 +15,7 @@
 
 struct address_space;
 struct budget;
+struct cache;
 struct memory;
 struct port_server;
 struct reactor_set;
@@ -54,8 +55,12 @@ void memory_leave_lun(struct memory *m);
 
 struct budget *memory_budget(struct memory *m);
 struct address_space *memory_space(struct memory *m);
+struct cache *memory_cache(struct memory *m);
 /** NULL: none is declared. */
 struct tmem_host *memory_tmem(struct memory *m);
 
+/** Statistics of the cache, or of one LUN in it. */
+struct cache_stats;
+json_t *memory_report_cache(const struct cache_stats *s);
 /** Who holds what, as JSON: a new reference, or NULL when there is no memory. */
 json_t *memory_report(struct memory *m);

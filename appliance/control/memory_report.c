@@ -7,6 +7,7 @@
 #include "control/memory.h"
 #include "mem/address_space.h"
 #include "mem/budget/budget.h"
+#include "mem/cache/cache.h"
 #include "mem/tmem/host.h"
 
 #define INT(v) json_integer((v) == UINT64_MAX ? -1 : (json_int_t)(v))
@@ -90,6 +91,19 @@ static json_t *report_arenas(struct address_space *as)
 	return list;
 }
 
+json_t *memory_report_cache(const struct cache_stats *s)
+{
+	json_t *o = json_pack("{s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "pages", INT(s->pages),
+			      "zero_pages", INT(s->zero_pages), "wired_pages", INT(s->wired_pages),
+			      "resident", INT(s->resident), "index_bytes", INT(s->index_bytes),
+			      "target", INT(s->target), "returned_bytes", INT(s->returned));
+
+#define X(name, help) json_object_set_new(o, #name, INT(s->name));
+	CACHE_COUNTERS(X)
+#undef X
+	return o;
+}
+
 static json_t *report_tmem(struct tmem_host *h)
 {
 	struct tmem_host_stats hs;
@@ -112,10 +126,12 @@ static json_t *report_tmem(struct tmem_host *h)
 
 json_t *memory_report(struct memory *m)
 {
+	struct cache_stats cs;
 	struct budget_stats s;
 
+	cache_stats(memory_cache(m), &cs);
 	budget_stats(memory_budget(m), &s);
-	return json_pack("{s:o, s:o, s:o, s:o}", "budget", report_budget(&s), "pools",
+	return json_pack("{s:o, s:o, s:o, s:o, s:o}", "budget", report_budget(&s), "pools",
 			 report_pools(memory_budget(m)), "arenas", report_arenas(memory_space(m)),
-			 "tmem", report_tmem(memory_tmem(m)));
+			 "cache", memory_report_cache(&cs), "tmem", report_tmem(memory_tmem(m)));
 }

@@ -117,7 +117,7 @@ def test_nobody_there_is_exit_1(tmp_path):
 def test_help_of_every_command():
     top = run(EBB, "--help").stdout
     commands = re.findall(r"^  ([a-z]+(?: [a-z]+)?)  +\S", top, re.M)
-    assert "serve" in commands and "lun create" in commands and len(commands) == 12
+    assert "serve" in commands and "lun create" in commands and len(commands) == 14
     for c in commands:
         assert f"Usage: ebb {c}" in run(EBB, *c.split(), "--help").stdout
     assert run(EBB, "--version").stdout.startswith("ebb ")
