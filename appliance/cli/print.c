@@ -262,10 +262,43 @@ static void print_pools(const json_t *pools)
 	table_print(t);
 }
 
+static void print_lun_memory(const json_t *luns)
+{
+	static const char *const titles[] = {"LUN",   ">CACHED", ">COMPRESSED",
+					     ">HITS", ">MISSES", ">LOST"};
+	struct table *t = table_new(titles, 6);
+	json_t *o;
+	size_t i;
+
+	json_array_foreach(luns, i, o)
+	{
+		char v[5][40];
+		long long hits =
+			number(o, "hits_memory") + number(o, "hits_zero") + number(o, "hits_tmem");
+
+		snprintf(v[2], 40, "%lld", hits);
+		snprintf(v[3], 40, "%lld", number(o, "misses"));
+		snprintf(v[4], 40, "%lld", number(o, "purged"));
+		const char *cells[] = {text(o, "name"),
+				       format_bytes(o, "resident", v[0], 40),
+				       format_bytes(o, "tmem_bytes", v[1], 40),
+				       v[2],
+				       v[3],
+				       v[4]};
+
+		table_add(t, cells);
+	}
+	table_print(t);
+}
+
 int print_memory(const json_t *r)
 {
 	print_budget(json_object_get(r, "budget"));
 	print_pools(json_object_get(r, "pools"));
+	if (json_array_size(json_object_get(r, "luns"))) {
+		putchar('\n');
+		print_lun_memory(json_object_get(r, "luns"));
+	}
 	return EXIT_DONE;
 }
 

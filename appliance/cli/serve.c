@@ -36,6 +36,7 @@ const char cli_serve_help[] =
 	"    ro                     read-only\n"
 	"    removable              a medium that can be ejected\n"
 	"    io=auto|direct|buffered  how the file is read and written; default: auto\n"
+	"    cache=read|none        whether what is read is cached; default: read\n"
 	"    bs=512|4096            logical block size; default: 512\n"
 	"\n"
 	"  --iscsi ADDR:PORT        listen for iSCSI; may be repeated; \"none\": do not\n"
@@ -134,6 +135,12 @@ static int set_option(struct config_lun *l, const char *opt, struct reason *why)
 		if (strcmp(value, "512") && strcmp(value, "4096"))
 			return reason_set(why, EINVAL, "bs=%s: must be 512 or 4096", value);
 		l->block_size = value[0] == '5' ? 512 : 4096;
+		return 0;
+	}
+	if (!strncmp(opt, "cache", len) && len == 5) {
+		if (strcmp(value, "read") && strcmp(value, "none"))
+			return reason_set(why, EINVAL, "cache=%s: must be read or none", value);
+		l->cache = value[0] == 'r' ? CONFIG_CACHE_READ : CONFIG_CACHE_NONE;
 		return 0;
 	}
 	if (!strncmp(opt, "io", len) && len == 2)

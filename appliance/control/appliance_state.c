@@ -22,8 +22,9 @@ static const char *const mode_name[] = {"auto", "direct", "buffered"};
 
 static json_t *lun_to_json(const struct config_lun *l)
 {
-	json_t *o = json_pack("{s:o, s:o, s:s, s:b, s:b, s:i}", "name", json_text(l->name), "path",
-			      json_text(l->path), "mode", mode_name[l->mode], "read_only",
+	json_t *o = json_pack("{s:o, s:o, s:s, s:s, s:b, s:b, s:i}", "name", json_text(l->name),
+			      "path", json_text(l->path), "mode", mode_name[l->mode], "cache",
+			      l->cache == CONFIG_CACHE_NONE ? "none" : "read", "read_only",
 			      l->read_only, "removable", l->removable, "block_size",
 			      (int)l->block_size);
 
@@ -72,6 +73,7 @@ static int add_lun(struct config *cfg, const json_t *o, struct reason *why)
 	const char *name = json_string_value(json_object_get(o, "name"));
 	const char *path = json_string_value(json_object_get(o, "path"));
 	const char *mode = json_string_value(json_object_get(o, "mode"));
+	const char *cache = json_string_value(json_object_get(o, "cache"));
 	struct config_lun *l;
 
 	if (!name || !path)
@@ -84,6 +86,7 @@ static int add_lun(struct config *cfg, const json_t *o, struct reason *why)
 	l->by_command = true;
 	l->read_only = json_is_true(json_object_get(o, "read_only"));
 	l->removable = json_is_true(json_object_get(o, "removable"));
+	l->cache = cache && !strcmp(cache, "none") ? CONFIG_CACHE_NONE : CONFIG_CACHE_READ;
 	l->block_size = (unsigned)json_integer_value(json_object_get(o, "block_size"));
 	for (unsigned i = 0; mode && i < 3; i++)
 		if (!strcmp(mode, mode_name[i]))

@@ -154,6 +154,9 @@ static int make_lun(struct appliance *app, const struct config_lun *spec, uint64
 		.state_dirfd = app->state_dirfd,
 		.uuid = spec->uuid,
 		.description = spec->description,
+		.cache = spec->cache == CONFIG_CACHE_NONE ? NULL : memory_cache(app->memory),
+		.cache_weight = spec->cache_weight,
+		.cache_floor = spec->cache_floor,
 	};
 	struct scsi_lu_options lu_opt = {.thin = true};
 	struct app_lun *l = calloc(1, sizeof(*l));

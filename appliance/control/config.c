@@ -46,6 +46,7 @@ static const cyaml_strval_t algorithms[] = {{"md5", ISCSI_CHAP_ALLOW_MD5},
 					    {"sha1", ISCSI_CHAP_ALLOW_SHA1},
 					    {"sha256", ISCSI_CHAP_ALLOW_SHA256},
 					    {"sha3-256", ISCSI_CHAP_ALLOW_SHA3_256}};
+static const cyaml_strval_t caches[] = {{"read", CONFIG_CACHE_READ}, {"none", CONFIG_CACHE_NONE}};
 static const cyaml_strval_t codecs[] = {
 	{"lz4", CONFIG_CODEC_LZ4}, {"zstd", CONFIG_CODEC_ZSTD}, {"none", CONFIG_CODEC_NONE}};
 static const cyaml_strval_t tls_modes[] = {
@@ -62,6 +63,9 @@ static const cyaml_schema_field_t lun_fields[] = {
 	BOOL("removable", config_lun, removable),
 	UINT("block_size", config_lun, block_size),
 	CYAML_FIELD_ENUM("mode", OPT | CYAML_FLAG_STRICT, struct config_lun, mode, modes, 3),
+	CYAML_FIELD_ENUM("cache", OPT | CYAML_FLAG_STRICT, struct config_lun, cache, caches, 2),
+	UINT("cache_weight", config_lun, cache_weight),
+	STRING("cache_floor", config_lun, cache_floor_text),
 	STRING("description", config_lun, description),
 	STRING("uuid", config_lun, uuid),
 	CYAML_FIELD_END};

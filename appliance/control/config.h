@@ -25,6 +25,8 @@
 #define CONFIG_STATE_DIR   "/var/lib/ebb"
 #define CONFIG_RUNTIME_DIR "/run/ebb"
 
+enum config_cache { CONFIG_CACHE_READ, CONFIG_CACHE_NONE };
+
 struct config_lun {
 	char *name, *path;
 	char *size_text;
@@ -33,9 +35,13 @@ struct config_lun {
 	bool read_only, removable;
 	unsigned block_size;
 	enum block_mode mode;
+	enum config_cache cache;
+	unsigned cache_weight; /* 0: default */
+	char *cache_floor_text;
 	/* derived */
-	uint64_t size;	 /* bytes, or 0 when none was declared */
-	bool by_command; /* declared by a command (`ebb lun create`), not by the file */
+	uint64_t size;	      /* bytes, or 0 when none was declared */
+	uint64_t cache_floor; /* bytes */
+	bool by_command;      /* declared by a command (`ebb lun create`), not by the file */
 };
 
 struct config_user {

@@ -133,6 +133,16 @@ int config_check_lun(struct config_lun *l, const char **ret_key, struct reason *
 	*ret_key = "create";
 	if (l->create && *l->create && !l->size)
 		return reason_set(why, EINVAL, "needs a size");
+	*ret_key = "cache_weight";
+	if (l->cache_weight > 10000)
+		return reason_set(why, EINVAL, "%u: at most 10000", l->cache_weight);
+	*ret_key = "cache_floor";
+	l->cache_floor = 0;
+	if (l->cache_floor_text) {
+		ret = size_parse(l->cache_floor_text, &l->cache_floor, why);
+		if (ret)
+			return ret;
+	}
 	*ret_key = "uuid";
 	if (l->uuid)
 		return check_uuid(l->uuid, why);

@@ -17,6 +17,7 @@ void config_clear_lun(struct config_lun *l)
 	free(l->name);
 	free(l->path);
 	free(l->size_text);
+	free(l->cache_floor_text);
 	free(l->description);
 	free(l->uuid);
 	free(l->create);
@@ -32,6 +33,7 @@ bool config_copy_lun(struct config_lun *to, const struct config_lun *from)
 	ok = copy_string(&to->name, from->name);
 	ok = copy_string(&to->path, from->path) && ok;
 	ok = copy_string(&to->size_text, from->size_text) && ok;
+	ok = copy_string(&to->cache_floor_text, from->cache_floor_text) && ok;
 	ok = copy_string(&to->description, from->description) && ok;
 	ok = copy_string(&to->uuid, from->uuid) && ok;
 	if (from->create) {

@@ -64,6 +64,17 @@ static int read_mode(const struct protocol_request *req, enum block_mode *ret_mo
 	return reason_set(why, EINVAL, "mode: '%.40s' is none of auto, direct, buffered", mode);
 }
 
+static int read_cache(const struct protocol_request *req, enum config_cache *ret_cache,
+		      struct reason *why)
+{
+	const char *word = protocol_string(req, "cache");
+
+	if (word && strcmp(word, "read") && strcmp(word, "none"))
+		return reason_set(why, EINVAL, "cache: '%.40s' is none of read, none", word);
+	*ret_cache = word && word[0] == 'n' ? CONFIG_CACHE_NONE : CONFIG_CACHE_READ;
+	return 0;
+}
+
 static int do_lun_create(struct appliance *app, const struct protocol_request *req,
 			 json_t **ret_result, struct reason *why)
 {
@@ -80,6 +91,8 @@ static int do_lun_create(struct appliance *app, const struct protocol_request *r
 	const char *key;
 	int ret = read_mode(req, &l.mode, why);
 
+	if (!ret)
+		ret = read_cache(req, &l.cache, why);
 	if (ret)
 		return ret;
 	ret = config_check_lun(&l, &key, why);

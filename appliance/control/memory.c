@@ -48,7 +48,8 @@
 #define INDEX_PART     64 /* of the ceiling: the index of a full cache, with room to spare */
 #define SETTLE_PAGES   (1u << 20) /* looked at in one go */
 #define TMEM_SPARES    (1ull << 20)
-#define ANSWER_MS      500 /* reactors that take longer are not waited for */
+#define TMEM_POOLS     8192 /* one a LUN that is cached */
+#define ANSWER_MS      500  /* reactors that take longer are not waited for */
 
 /* The limit of a reactor's I/O buffers, on its way. */
 struct iobuf_order {
@@ -319,6 +320,7 @@ static int make_tmem(struct memory *m, const struct config_tmem *c, struct reaso
 		.as = m->space,
 		.codec.kind = c->codec == CONFIG_CODEC_ZSTD ? CODEC_ZSTD : CODEC_LZ4,
 		.spares = TMEM_SPARES,
+		.max_pools = TMEM_POOLS,
 	};
 	int ret;
 

@@ -107,6 +107,12 @@ static const char *reopen_reason(const struct config_lun *a, const struct config
 		return "block_size";
 	if (a->mode != b->mode)
 		return "mode";
+	if (a->cache != b->cache)
+		return "cache";
+	if (a->cache_weight != b->cache_weight)
+		return "cache_weight";
+	if (a->cache_floor != b->cache_floor)
+		return "cache_floor";
 	if (!same(a->description, b->description))
 		return "description";
 	if (b->uuid && !same(a->uuid, b->uuid))

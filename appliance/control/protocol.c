@@ -34,6 +34,7 @@ static const struct method methods[METHOD_COUNT] = {
 				{"removable", KIND_FLAG, false},
 				{"block_size", KIND_NUMBER, false},
 				{"mode", KIND_STRING, false},
+				{"cache", KIND_STRING, false},
 				{"description", KIND_STRING, false}}},
 	[METHOD_LUN_RESIZE] = {"lun.resize",
 			       true,

@@ -379,9 +379,44 @@ json_t *appliance_report_sessions(struct appliance *app)
 	return list;
 }
 
+/* What a LUN holds; JSON null: it is not cached. */
+static json_t *report_lun_cache(struct lun *lun)
+{
+	struct lun_cache_stats s;
+	json_t *o;
+
+	if (!lun_cache_stats(lun, &s))
+		return json_null();
+	o = memory_report_cache(&s.cache);
+	json_object_set_new(o, "readahead_pages", json_integer((json_int_t)s.readahead_pages));
+	json_object_set_new(o, "readahead_used", json_integer((json_int_t)s.readahead_used));
+	json_object_set_new(o, "coalesced", json_integer((json_int_t)s.coalesced));
+	return o;
+}
+
 json_t *appliance_report_memory(struct appliance *app)
 {
-	return memory_report(app->memory);
+	json_t *o = memory_report(app->memory), *list = json_array();
+	struct lun **luns;
+	size_t n;
+
+	if (!o || !list || lun_table_list(app->table, &luns, &n)) {
+		json_decref(o);
+		json_decref(list);
+		return NULL;
+	}
+	for (size_t i = 0; i < n; i++) {
+		json_t *l = report_lun_cache(luns[i]);
+
+		if (json_is_object(l)) {
+			json_object_set_new(l, "name", json_text(lun_name(luns[i])));
+			json_array_append(list, l);
+		}
+		json_decref(l);
+	}
+	lun_table_free_list(luns, n);
+	json_object_set_new(o, "luns", list);
+	return o;
 }
 
 /* --- the whole --- */

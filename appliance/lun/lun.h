@@ -181,8 +181,9 @@ struct lun_options {
 			   */
 	const char *uuid; /* text; NULL: from state or drawn */
 	const char *description; /* NBD export description etc.; may be NULL */
-	struct cache *cache;	 /* of reads; outlives the LUN. NULL: none */
-	uint32_t cache_weight;	 /* as cache_object_spec has them */
+	/* Of reads; outlives the LUN. NULL: none; nor where its index has no place for the LUN. */
+	struct cache *cache;
+	uint32_t cache_weight; /* as cache_object_spec has them */
 	uint64_t cache_floor;
 };
 

@@ -19,6 +19,8 @@ int lun_set_cache(struct lun *lun, struct cache *cache, uint32_t weight, uint64_
 	err = cache_object_create(cache, &spec, &lc->o);
 	if (err) {
 		free(lc);
+		if (err == -ENOSPC) /* thousands of LUNs: the last ones do without */
+			return 0;
 		return reason_set(why, -err, "%s: no room in the cache's index: %s", lun->name,
 				  strerror(-err));
 	}

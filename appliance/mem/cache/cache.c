@@ -378,8 +378,16 @@ static void stats_add_object(struct cache_stats *st, const struct cache_object *
 		stats_add(st, &o->tally[t]);
 }
 
+static void stats_set_tmem(struct cache_stats *st, const struct tmem_stats *ts)
+{
+	st->tmem_pages = ts->pages;
+	st->tmem_bytes = ts->page_bytes + ts->meta_bytes;
+}
+
 void cache_object_stats(struct cache_object *o, struct cache_stats *ret_stats)
 {
+	struct tmem_stats ts;
+
 	*ret_stats = (struct cache_stats){
 		.pages = atomic_load_explicit(&o->pages, memory_order_relaxed),
 		.zero_pages = atomic_load_explicit(&o->zero_pages, memory_order_relaxed),
@@ -387,6 +395,10 @@ void cache_object_stats(struct cache_object *o, struct cache_stats *ret_stats)
 		.target = o->floor * CACHE_PAGE,
 	};
 	ret_stats->resident = ret_stats->pages * CACHE_PAGE;
+	if (o->client) {
+		tmem_client_stats(o->client, &ts);
+		stats_set_tmem(ret_stats, &ts);
+	}
 	stats_add_object(ret_stats, o);
 }
 
@@ -399,6 +411,7 @@ void cache_stats(struct cache *c, struct cache_stats *ret_stats)
 		.returned = metric_read(&c->returned),
 	};
 	struct volatile_stats vs;
+	struct tmem_stats ts;
 
 	for (unsigned k = 0; k < c->n_shards; k++) {
 		struct shard *s = &c->shards[k];
@@ -407,6 +420,10 @@ void cache_stats(struct cache *c, struct cache_stats *ret_stats)
 		st.pages += s->pages;
 		st.zero_pages += s->zero_pages;
 		st.resident += (uint64_t)s->held * CACHE_PAGE;
+	}
+	if (c->tmem) {
+		tmem_stats(c->tmem, &ts);
+		stats_set_tmem(&st, &ts);
 	}
 	volatile_stats(c->range, &vs);
 	st.wired_pages = st.pages > vs.volatile_pages ? st.pages - vs.volatile_pages : 0;

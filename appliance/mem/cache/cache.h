@@ -145,6 +145,8 @@ struct cache_stats {
 	uint64_t wired_pages; /* of them not (yet) given to the kernel */
 	uint64_t resident;    /* bytes of pages in memory, those taken but not yet found included */
 	uint64_t index_bytes; /* wired memory of the index and its tables */
+	uint64_t tmem_pages;  /* compressed */
+	uint64_t tmem_bytes;  /* all memory charged for them */
 	uint64_t target, max; /* bytes; of objects: floor and 0 */
 	uint64_t returned;    /* bytes given back by cache_set_target(), ever */
 };
