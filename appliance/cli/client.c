@@ -7,6 +7,7 @@
 #include <sys/un.h>
 
 #include "base/cleanup.h"
+#include "base/send.h"
 #include "cli/cli.h"
 #include "control/config.h"
 #include "control/protocol.h"
@@ -48,21 +49,6 @@ static int connect_daemon(const char *path, struct reason *why)
 	if (fd < 0)
 		reason_set(why, -fd, "no appliance answers at %s: %s", path, strerror(-fd));
 	return fd;
-}
-
-static int send_all(int fd, const char *buf, size_t len)
-{
-	while (len) {
-		ssize_t n = send(fd, buf, len, MSG_NOSIGNAL);
-
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n < 0)
-			return -errno;
-		buf += n;
-		len -= (size_t)n;
-	}
-	return 0;
 }
 
 /* Reads up to the newline. malloc'ed; NULL on error, with errno. */

@@ -25,14 +25,27 @@
 
 /* --- the sorted arrays --- */
 
-static size_t lun_place(struct appliance *app, const char *name, bool *ret_found)
+static const char *lun_name_at(struct appliance *app, size_t i)
 {
-	size_t lo = 0, hi = app->n_luns;
+	return app->luns[i]->spec.name;
+}
+
+static const char *target_name_at(struct appliance *app, size_t i)
+{
+	return app->targets[i]->spec.iqn;
+}
+
+/* Where @name is, or belongs, among the @n that @name_at tells in order. */
+static size_t place(struct appliance *app, size_t n,
+		    const char *(*name_at)(struct appliance *app, size_t i), const char *name,
+		    bool *ret_found)
+{
+	size_t lo = 0, hi = n;
 
 	*ret_found = false;
 	while (lo < hi) {
 		size_t mid = lo + (hi - lo) / 2;
-		int d = strcmp(app->luns[mid]->spec.name, name);
+		int d = strcmp(name_at(app, mid), name);
 
 		*ret_found |= !d;
 		if (d < 0)
@@ -43,22 +56,14 @@ static size_t lun_place(struct appliance *app, const char *name, bool *ret_found
 	return lo;
 }
 
+static size_t lun_place(struct appliance *app, const char *name, bool *ret_found)
+{
+	return place(app, app->n_luns, lun_name_at, name, ret_found);
+}
+
 static size_t target_place(struct appliance *app, const char *iqn, bool *ret_found)
 {
-	size_t lo = 0, hi = app->n_targets;
-
-	*ret_found = false;
-	while (lo < hi) {
-		size_t mid = lo + (hi - lo) / 2;
-		int d = strcmp(app->targets[mid]->spec.iqn, iqn);
-
-		*ret_found |= !d;
-		if (d < 0)
-			lo = mid + 1;
-		else
-			hi = mid;
-	}
-	return lo;
+	return place(app, app->n_targets, target_name_at, iqn, ret_found);
 }
 
 struct app_lun *app_find_lun(struct appliance *app, const char *name)

@@ -9,15 +9,14 @@
 #include "control/server.h"
 
 #include <errno.h>
-#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 
 #include "base/clock.h"
+#include "base/completion.h"
 #include "base/list.h"
-#include "base/lock.h"
 #include "base/log.h"
 #include "control/protocol.h"
 #include "event/listen_socket.h"
@@ -37,13 +36,11 @@ struct control_server {
 	struct list_node changes; /* connections whose change waits for its turn */
 	bool change_at_work, stopping;
 
-	/* calls from another thread, one at a time: run fn on the reactor, wait until `finished` */
+	/* calls from another thread, one at a time: run fn on the reactor, wait until it is done */
 	struct reactor_msg msg;
 	const char *path;
 	struct reason *why;
-	struct mutex lock; /* LEAF */
-	pthread_cond_t cond;
-	bool finished;
+	struct completion done;
 	int ret;
 };
 
@@ -61,22 +58,16 @@ struct conn {
 
 static void finish_call(struct control_server *srv, int ret)
 {
-	mutex_lock(&srv->lock);
 	srv->ret = ret;
-	srv->finished = true;
-	pthread_cond_signal(&srv->cond);
-	mutex_unlock(&srv->lock);
+	completion_done(&srv->done);
 }
 
 static int call(struct control_server *srv, void (*fn)(struct reactor_msg *m))
 {
-	srv->finished = false;
+	completion_init(&srv->done);
 	srv->msg.fn = fn;
 	reactor_post(srv->reactor, &srv->msg);
-	mutex_lock(&srv->lock);
-	while (!srv->finished)
-		mutex_wait(&srv->lock, &srv->cond);
-	mutex_unlock(&srv->lock);
+	completion_wait(&srv->done);
 	return srv->ret;
 }
 
@@ -289,13 +280,6 @@ static void stop_on_reactor(struct reactor_msg *m)
 		finish_call(srv, 0);
 }
 
-static void server_free(struct control_server *srv)
-{
-	mutex_destroy(&srv->lock);
-	pthread_cond_destroy(&srv->cond);
-	free(srv);
-}
-
 int control_server_start(struct appliance *app, const char *path, struct control_server **ret_srv,
 			 struct reason *why)
 {
@@ -311,13 +295,11 @@ int control_server_start(struct appliance *app, const char *path, struct control
 	srv->why = why;
 	list_init(&srv->conns);
 	list_init(&srv->changes);
-	mutex_init(&srv->lock, LOCK_RANK_LEAF);
-	pthread_cond_init(&srv->cond, NULL);
 	do
 		ret = call(srv, start_on_reactor);
 	while (listen_again(ret, end));
 	if (ret) {
-		server_free(srv);
+		free(srv);
 		return ret;
 	}
 	*ret_srv = srv;
@@ -329,5 +311,5 @@ void control_server_stop(struct control_server *srv)
 	if (!srv)
 		return;
 	call(srv, stop_on_reactor);
-	server_free(srv);
+	free(srv);
 }

@@ -7,6 +7,8 @@ import socket
 import subprocess
 import time
 
+import pytest
+
 from conftest import EBB, EBBD, SLOW, free_port, run
 
 
@@ -99,3 +101,16 @@ class Daemon:
         if self.proc.poll() is None:
             self.proc.send_signal(sig)
         return self.proc.wait(30 * SLOW)
+
+
+@pytest.fixture
+def ebbd(tmp_path):
+    """A Daemon, not started; it must end cleanly."""
+    d = Daemon(tmp_path / "ebbd")
+    yield d
+    status = d.stop() if d.proc else 0
+    text = d.stderr()
+    d.log.close()
+    d.notify.close()
+    assert "Sanitizer" not in text, text
+    assert status == 0, text

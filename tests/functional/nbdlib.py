@@ -7,6 +7,9 @@ import signal
 import subprocess
 import time
 
+import nbd
+import pytest
+
 from conftest import BUILD, PLUGIN, SLOW, run
 
 
@@ -17,6 +20,12 @@ def sanitizer_env():
             lib = run("cc", f"-print-file-name=lib{name}.so").stdout.strip()
             return dict(os.environ, LD_PRELOAD=lib, ASAN_OPTIONS="detect_leaks=0")
     return dict(os.environ)
+
+
+def fails_with(error, call, *args):
+    with pytest.raises(nbd.Error) as e:
+        call(*args)
+    assert e.value.errnum == error, e.value
 
 
 class Nbdkit:

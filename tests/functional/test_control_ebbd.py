@@ -10,21 +10,8 @@ import tempfile
 import pytest
 
 from conftest import EBBD, PLUGIN, need, run
-from controllib import Daemon, wait_for
+from controllib import ebbd, wait_for  # noqa: F401 (a fixture)
 from iscsi_raw import ASYNC, Raw
-
-
-@pytest.fixture
-def ebbd(tmp_path):
-    """A Daemon, not started; it must end cleanly."""
-    d = Daemon(tmp_path / "ebbd")
-    yield d
-    status = d.stop() if d.proc else 0
-    text = d.stderr()
-    d.log.close()
-    d.notify.close()
-    assert "Sanitizer" not in text, text
-    assert status == 0, text
 
 
 def iscsi(d, iqn):

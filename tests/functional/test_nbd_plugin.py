@@ -18,7 +18,7 @@ import pytest
 
 from conftest import PLUGIN, SLOW, need, run
 from controllib import wait_for
-from nbdlib import Nbdkit, PortServer, sanitizer_env
+from nbdlib import Nbdkit, PortServer, fails_with, sanitizer_env
 
 MiB = 1 << 20
 SIZE = 64 * MiB
@@ -58,12 +58,6 @@ def connect(uri, allocation=False):
         h.add_meta_context(nbd.CONTEXT_BASE_ALLOCATION)
     h.connect_uri(uri)
     return h
-
-
-def fails_with(error, call, *args):
-    with pytest.raises(nbd.Error) as e:
-        call(*args)
-    assert e.value.errnum == error, e.value
 
 
 def test_says_what_it_can(server):

@@ -14,7 +14,7 @@ import pytest
 from conftest import free_port, need, run
 from controllib import Daemon
 from iscsi_raw import Raw
-from nbdlib import PortServer
+from nbdlib import PortServer, fails_with
 
 MiB = 1 << 20
 
@@ -24,12 +24,6 @@ def connect(uri):
     h.set_uri_allow_local_file(True)
     h.connect_uri(uri)
     return h
-
-
-def fails_with(error, call, *args):
-    with pytest.raises(nbd.Error) as e:
-        call(*args)
-    assert e.value.errnum == error, e.value
 
 
 # --- TLS ---

@@ -12,7 +12,7 @@ import time
 import pytest
 
 from conftest import PACE, SLOW, need, run
-from controllib import Daemon, wait_for
+from controllib import ebbd, wait_for  # noqa: F401 (a fixture)
 from iscsi_raw import INITIATOR, READ, WRITE, Closed, Raw, read10, write10
 
 IQN = "iqn.2026-11.local.ebb:"
@@ -64,17 +64,6 @@ def test_growing_reaches_open_sessions(ebb, disk):
     assert other.wait(other.command(bytes(6))).status == 0  # its LUN has not changed
     assert e.cli("lun", "resize", "a", "8M", check=False).returncode == 1
     assert one.wait(one.command(bytes(6))).status == 0  # what was refused changed nothing
-
-
-@pytest.fixture
-def ebbd(tmp_path):
-    d = Daemon(tmp_path / "ebbd")
-    yield d
-    status = d.stop() if d.proc else 0
-    text = d.stderr()
-    d.log.close()
-    d.notify.close()
-    assert status == 0 and "Sanitizer" not in text, text
 
 
 def test_luns_that_come_and_go_reach_open_sessions(ebbd, disk):

@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/completion.h"
 #include "base/log.h"
 
 /* --- a call on a reactor's thread, waited for --- */
@@ -22,9 +23,7 @@ struct call {
 	struct iscsi_portal *portal;
 	struct reason *why;
 	int result;
-	struct mutex lock;
-	pthread_cond_t cond;
-	bool done; /* under lock */
+	struct completion done;
 };
 
 static void call_run(struct reactor_msg *m)
@@ -32,10 +31,7 @@ static void call_run(struct reactor_msg *m)
 	struct call *k = container_of(m, struct call, msg);
 
 	k->fn(k->portal, k);
-	mutex_lock(&k->lock);
-	k->done = true;
-	pthread_cond_signal(&k->cond);
-	mutex_unlock(&k->lock);
+	completion_done(&k->done);
 }
 
 static int call_on(struct iscsi_portal *p, void (*fn)(struct iscsi_portal *, struct call *),
@@ -44,15 +40,9 @@ static int call_on(struct iscsi_portal *p, void (*fn)(struct iscsi_portal *, str
 	struct call k = {.msg.fn = call_run, .fn = fn, .portal = p, .why = why};
 
 	assert(reactor_self() == NULL);
-	mutex_init(&k.lock, LOCK_RANK_LEAF);
-	pthread_cond_init(&k.cond, NULL);
+	completion_init(&k.done);
 	reactor_post(p->reactor, &k.msg);
-	mutex_lock(&k.lock);
-	while (!k.done)
-		mutex_wait(&k.lock, &k.cond);
-	mutex_unlock(&k.lock);
-	pthread_cond_destroy(&k.cond);
-	mutex_destroy(&k.lock);
+	completion_wait(&k.done);
 	return k.result;
 }
 

@@ -39,6 +39,7 @@
 
 #include "base/cleanup.h"
 #include "base/clock.h"
+#include "base/completion.h"
 #include "base/lock.h"
 #include "base/log.h"
 #include "front/nbd/nbd_record.h"
@@ -544,24 +545,9 @@ int nbd_supervisor_start(struct reactor *r, const struct nbd_options *opt,
 	return 0;
 }
 
-struct stop_waiter {
-	struct mutex lock;
-	pthread_cond_t cond;
-	bool done;
-};
-
-static void stop_wake(void *ctx)
-{
-	struct stop_waiter *w = ctx;
-
-	mutex_scope(&w->lock);
-	w->done = true;
-	pthread_cond_signal(&w->cond);
-}
-
 void nbd_supervisor_stop(struct nbd_supervisor *s, void (*stopped)(void *ctx), void *ctx)
 {
-	struct stop_waiter w = {.cond = PTHREAD_COND_INITIALIZER};
+	struct completion over;
 
 	if (!s)
 		return;
@@ -571,15 +557,11 @@ void nbd_supervisor_stop(struct nbd_supervisor *s, void (*stopped)(void *ctx), v
 		reactor_post(s->reactor, &s->stop_msg);
 		return;
 	}
-	mutex_init(&w.lock, LOCK_RANK_LEAF);
-	s->stopped = stop_wake;
-	s->stopped_ctx = &w;
+	completion_init(&over);
+	s->stopped = completion_done;
+	s->stopped_ctx = &over;
 	reactor_post(s->reactor, &s->stop_msg);
-	mutex_lock(&w.lock);
-	while (!w.done)
-		mutex_wait(&w.lock, &w.cond);
-	mutex_unlock(&w.lock);
-	mutex_destroy(&w.lock);
+	completion_wait(&over);
 }
 
 const char *nbd_supervisor_address(const struct nbd_supervisor *s, unsigned i)

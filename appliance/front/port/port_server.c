@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/completion.h"
 #include "base/log.h"
 #include "front/port/port_private.h"
 
@@ -233,21 +234,6 @@ void port_server_release(struct port_server *s)
 	reactor_post(s->reactor, &s->start_msg);
 }
 
-struct stop_waiter {
-	struct mutex lock;
-	pthread_cond_t cond;
-	bool done;
-};
-
-static void stop_wake(void *ctx)
-{
-	struct stop_waiter *w = ctx;
-
-	mutex_scope(&w->lock);
-	w->done = true;
-	pthread_cond_signal(&w->cond);
-}
-
 static void stop_begin(struct port_server *s, void (*stopped)(void *ctx), void *ctx)
 {
 	mutex_scope(&s->lock);
@@ -262,7 +248,7 @@ static void stop_begin(struct port_server *s, void (*stopped)(void *ctx), void *
 
 void port_server_stop(struct port_server *s, void (*stopped)(void *ctx), void *ctx)
 {
-	struct stop_waiter w = {.cond = PTHREAD_COND_INITIALIZER};
+	struct completion over;
 
 	if (!s)
 		return;
@@ -270,13 +256,9 @@ void port_server_stop(struct port_server *s, void (*stopped)(void *ctx), void *c
 		stop_begin(s, stopped, ctx);
 		return;
 	}
-	mutex_init(&w.lock, LOCK_RANK_LEAF);
-	stop_begin(s, stop_wake, &w);
-	mutex_lock(&w.lock);
-	while (!w.done)
-		mutex_wait(&w.lock, &w.cond);
-	mutex_unlock(&w.lock);
-	mutex_destroy(&w.lock);
+	completion_init(&over);
+	stop_begin(s, completion_done, &over);
+	completion_wait(&over);
 }
 
 const char *port_server_path(const struct port_server *s)

@@ -94,16 +94,23 @@ static void record_free(struct packer *p, void *r, size_t size)
 	vmem_free(p->records, (uint64_t)r, size);
 }
 
-/* A spare block or a new one. */
-static void *data_alloc(struct packer *p)
+/* A spare block, or NULL. */
+static struct list_node *spare_pop(struct packer *p)
 {
 	struct list_node *n;
 
-	mutex_lock(&p->lock);
+	mutex_scope(&p->lock);
 	n = list_pop(&p->spare);
 	if (n)
 		p->n_spare--;
-	mutex_unlock(&p->lock);
+	return n;
+}
+
+/* A spare block or a new one. */
+static void *data_alloc(struct packer *p)
+{
+	struct list_node *n = spare_pop(p);
+
 	return n ? (void *)n : wired_alloc(p->as, PACKER_BLOCK);
 }
 
@@ -416,13 +423,8 @@ uint64_t packer_trim(struct packer *p)
 	uint64_t bytes = 0;
 
 	for (;;) {
-		struct list_node *n;
+		struct list_node *n = spare_pop(p);
 
-		mutex_lock(&p->lock);
-		n = list_pop(&p->spare);
-		if (n)
-			p->n_spare--;
-		mutex_unlock(&p->lock);
 		if (!n)
 			return bytes;
 		data_return(p, n);

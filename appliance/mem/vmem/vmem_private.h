@@ -252,17 +252,20 @@ static inline void count_up(_Atomic uint64_t *v)
 			      memory_order_relaxed);
 }
 
+/** Where the calling thread keeps addresses of @size; NULL: nowhere. */
+static inline struct thread_class *vmem_class(const struct vmem *vm, uint64_t size)
+{
+	return UNLIKELY(size - 1 >= vm->qcache_max) ? NULL : qcache_class(vm, size);
+}
+
 /*
  * What vmem_alloc() and vmem_free() begin with, inline: the loaded magazine or nothing. True: done.
  */
 static inline bool vmem_try_alloc(const struct vmem *vm, uint64_t size, uint64_t *ret_addr)
 {
-	struct thread_class *c;
+	struct thread_class *c = vmem_class(vm, size);
 	struct magazine *m;
 
-	if (UNLIKELY(size - 1 >= vm->qcache_max))
-		return false;
-	c = qcache_class(vm, size);
 	if (UNLIKELY(!c))
 		return false;
 	m = c->loaded;
@@ -275,12 +278,9 @@ static inline bool vmem_try_alloc(const struct vmem *vm, uint64_t size, uint64_t
 
 static inline bool vmem_try_free(const struct vmem *vm, uint64_t addr, uint64_t size)
 {
-	struct thread_class *c;
+	struct thread_class *c = vmem_class(vm, size);
 	struct magazine *m;
 
-	if (UNLIKELY(size - 1 >= vm->qcache_max))
-		return false;
-	c = qcache_class(vm, size);
 	if (UNLIKELY(!c))
 		return false;
 	m = c->loaded;

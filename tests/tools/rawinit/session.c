@@ -20,6 +20,7 @@
 #include <unistd.h>
 
 #include "base/endian.h"
+#include "base/send.h"
 #include "wire.h"
 
 #define TEXT_MAX	 8192u
@@ -84,21 +85,6 @@ static int read_full(int fd, void *buf, size_t len)
 	return 0;
 }
 
-static int write_full(int fd, const void *buf, size_t len)
-{
-	while (len) {
-		ssize_t n = send(fd, buf, len, MSG_NOSIGNAL);
-
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n < 0)
-			return -errno;
-		buf = (const uint8_t *)buf + n;
-		len -= (size_t)n;
-	}
-	return 0;
-}
-
 static int pdu_send(struct session *s, struct pdu *p)
 {
 	uint32_t padded = (p->len + 3) & ~3u;
@@ -106,9 +92,9 @@ static int pdu_send(struct session *s, struct pdu *p)
 	put_be24(p->bhs + 5, p->len);
 	put_be32(p->bhs + 28, s->expstatsn);
 	memset(p->data + p->len, 0, padded - p->len);
-	int r = write_full(s->fd, p->bhs, BHS_LEN);
+	int r = send_all(s->fd, p->bhs, BHS_LEN);
 
-	return r ? r : write_full(s->fd, p->data, padded);
+	return r ? r : send_all(s->fd, p->data, padded);
 }
 
 static int pdu_recv(struct session *s, struct pdu *p)

@@ -13,16 +13,7 @@
 #include "control/config.h"
 #include "control/config_lines.h"
 #include "front/iscsi/iscsi.h"
-
-static struct config *load(const char *text)
-{
-	struct reason why = {.text = ""};
-	struct config *cfg = NULL;
-
-	if (config_load_text("f", text, strlen(text), &cfg, &why))
-		fail_msg("refused: %s", why.text);
-	return cfg;
-}
+#include "load.h"
 
 static void assert_refused(const char *text, const char *expected)
 {

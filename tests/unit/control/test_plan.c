@@ -11,16 +11,7 @@
 #include <cmocka.h>
 
 #include "control/plan.h"
-
-static struct config *load(const char *text)
-{
-	struct reason why = {.text = ""};
-	struct config *cfg = NULL;
-
-	if (config_load_text("f", text, strlen(text), &cfg, &why))
-		fail_msg("refused: %s", why.text);
-	return cfg;
-}
+#include "load.h"
 
 /* Every path that begins with /no is not there; the others have 1 MiB. */
 static int look(void *ctx, const char *path, uint64_t *ret_size)

@@ -80,23 +80,25 @@ static void every_errno_reaches_the_caller(void **state)
 	free(buf);
 }
 
+static const enum lun_op writes[] = {LUN_WRITE,
+				     LUN_ZERO,
+				     LUN_UNMAP,
+				     LUN_WRITE_SAME,
+				     LUN_COPY,
+				     LUN_OR_WRITE,
+				     LUN_COMPARE_AND_WRITE};
+#define N_WRITES (sizeof(writes) / sizeof(writes[0]))
+
 static void fua_reaches_every_write_of_the_store(void **state)
 {
-	static const enum lun_op ops[] = {LUN_WRITE,
-					  LUN_ZERO,
-					  LUN_UNMAP,
-					  LUN_WRITE_SAME,
-					  LUN_COPY,
-					  LUN_OR_WRITE,
-					  LUN_COMPARE_AND_WRITE};
 	uint8_t *buf = malloc(8192);
 	struct lun *lun;
 	struct fake *f = make_fake(&lun, false);
 
 	for (int way = WAY_SYNC; way <= WAY_ASYNC; way++)
-		for (size_t i = 0; i < sizeof(ops) / sizeof(ops[0]); i++) {
+		for (size_t i = 0; i < N_WRITES; i++) {
 			struct iovec v = {buf, 8192};
-			struct lun_io io = {.op = ops[i],
+			struct lun_io io = {.op = writes[i],
 					    .flags = LUN_IO_FUA,
 					    .len = 4096,
 					    .iov = &v,
@@ -117,22 +119,15 @@ static void fua_reaches_every_write_of_the_store(void **state)
 
 static void a_read_only_lun_takes_no_write(void **state)
 {
-	static const enum lun_op ops[] = {LUN_WRITE,
-					  LUN_ZERO,
-					  LUN_UNMAP,
-					  LUN_WRITE_SAME,
-					  LUN_COPY,
-					  LUN_OR_WRITE,
-					  LUN_COMPARE_AND_WRITE};
 	uint8_t buf[1024] = {0};
 	struct lun *lun;
 	struct fake *f = make_fake(&lun, true);
 
 	assert_true(lun_read_only(lun));
 	for (int way = WAY_SYNC; way <= WAY_ASYNC; way++) {
-		for (size_t i = 0; i < sizeof(ops) / sizeof(ops[0]); i++) {
+		for (size_t i = 0; i < N_WRITES; i++) {
 			struct iovec v = {buf, sizeof(buf)};
-			struct lun_io io = {.op = ops[i],
+			struct lun_io io = {.op = writes[i],
 					    .flags = LUN_IO_AUTHORIZED,
 					    .len = 512,
 					    .iov = &v,
