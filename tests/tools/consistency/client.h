@@ -4,6 +4,7 @@
 #pragma once
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #include "base/list.h"
@@ -56,7 +57,6 @@ struct client_ops {
 	int (*service)(struct client *client, short revents);
 	/** Starts a request. Returns 0 or -errno (the connection is to be dropped then). */
 	int (*submit)(struct client *client, struct request *request);
-	void (*free)(struct client *client);
 };
 
 struct client {
@@ -80,5 +80,11 @@ struct client *client_new_nbd(const char *uri, unsigned index, uint32_t block_si
 /** Sends @request; its done() is called from within service(). */
 int client_submit(struct client *client, struct request *request);
 
+/** Ends @client, connected or not; NULL is fine. */
+void client_free(struct client *client);
+
+/** For implementations: a client at the start of @size bytes of zeros; NULL: no memory. */
+struct client *client_alloc(size_t size, const struct client_ops *ops, const char *url,
+			    unsigned index);
 /** For implementations: the answer to @request has come. */
 void client_finish(struct client *client, struct request *request, enum request_result result);

@@ -35,7 +35,7 @@ const char *__lsan_default_suppressions(void)
 #endif
 
 struct iscsi_client {
-	struct client client;
+	struct client client; /* first */
 	struct iscsi_context *iscsi;
 	int lun;
 };
@@ -272,14 +272,6 @@ static int service(struct client *client, short revents)
 	return r < 0 || iscsi_get_fd(c->iscsi) < 0 || !iscsi_is_logged_in(c->iscsi) ? -ENOTCONN : 0;
 }
 
-static void free_client(struct client *client)
-{
-	if (!client)
-		return;
-	disconnect(client);
-	free(of(client));
-}
-
 static const struct client_ops iscsi_ops = {
 	.connect = connect_client,
 	.disconnect = disconnect,
@@ -287,20 +279,13 @@ static const struct client_ops iscsi_ops = {
 	.get_events = get_events,
 	.service = service,
 	.submit = submit,
-	.free = free_client,
 };
 
 struct client *client_new_iscsi(const char *url, unsigned index)
 {
-	struct iscsi_client *c = calloc(1, sizeof(*c));
+	struct client *c = client_alloc(sizeof(struct iscsi_client), &iscsi_ops, url, index);
 
-	if (!c)
-		return NULL;
-	c->client.ops = &iscsi_ops;
-	c->client.url = url;
-	c->client.index = index;
-	list_init(&c->client.in_flight);
-	for (int i = 0; i < REQUEST_KINDS; i++)
-		c->client.can[i] = true;
-	return &c->client;
+	for (int i = 0; c && i < REQUEST_KINDS; i++)
+		c->can[i] = true;
+	return c;
 }

@@ -13,7 +13,7 @@
 #define CONNECT_SECONDS 3
 
 struct nbd_client {
-	struct client client;
+	struct client client; /* first */
 	struct nbd_handle *nbd;
 	bool can_fua;
 };
@@ -168,14 +168,6 @@ static int service(struct client *client, short revents)
 	return nbd_aio_is_dead(nbd) || nbd_aio_is_closed(nbd) ? -ENOTCONN : 0;
 }
 
-static void free_client(struct client *client)
-{
-	if (!client)
-		return;
-	disconnect(client);
-	free(of(client));
-}
-
 static const struct client_ops nbd_ops = {
 	.connect = connect_client,
 	.disconnect = disconnect,
@@ -183,20 +175,15 @@ static const struct client_ops nbd_ops = {
 	.get_events = get_events,
 	.service = service,
 	.submit = submit,
-	.free = free_client,
 };
 
 struct client *client_new_nbd(const char *uri, unsigned index, uint32_t block_size)
 {
-	struct nbd_client *c = calloc(1, sizeof(*c));
+	struct client *c = client_alloc(sizeof(struct nbd_client), &nbd_ops, uri, index);
 
 	if (!c)
 		return NULL;
-	c->client.ops = &nbd_ops;
-	c->client.url = uri;
-	c->client.index = index;
-	c->client.proxied = true;
-	c->client.block_size = block_size;
-	list_init(&c->client.in_flight);
-	return &c->client;
+	c->proxied = true;
+	c->block_size = block_size;
+	return c;
 }

@@ -158,7 +158,6 @@ int main(int argc, char **argv)
 	r = run_check(&o.run, clients, n);
 out:
 	for (unsigned i = 0; i < n; i++)
-		if (clients[i])
-			clients[i]->ops->free(clients[i]);
+		client_free(clients[i]);
 	return r ? 1 : 0;
 }
