@@ -60,6 +60,15 @@ const struct mode_page mode_pages[MODE_PAGE_COUNT] = {
 			.len = 12,
 			.preset = {0x1c, 10, [2] = 0x08}, /* DEXCPT: nothing to report */
 		},
+	[MODE_PROVISIONING] =
+		{
+			/* It goes with the threshold exponent of VPD page B2h, by which LOG SENSE
+			 * counts. No descriptors: there is no threshold to arm. */
+			.code = 0x1c,
+			.subpage = 0x02,
+			.len = 16,
+			.preset = {0x5c, 0x02, 0, 12},
+		},
 };
 
 void mode_values_preset(struct mode_values *ret)

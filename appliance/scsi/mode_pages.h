@@ -16,6 +16,7 @@ enum mode_page_id {
 	MODE_CONTROL,		/* 0Ah */
 	MODE_CONTROL_EXT,	/* 0Ah/01h */
 	MODE_INFO_EXCEPTIONS,	/* 1Ch */
+	MODE_PROVISIONING,	/* 1Ch/02h */
 	MODE_PAGE_COUNT
 };
 

@@ -72,7 +72,13 @@ static void all_pages_are_there_in_order(void **state)
 	assert_int_equal(a->r.data[4], 1);
 	assert_int_equal(get_be16(a->r.data + 6), 16);
 	assert_int_equal(get_be64(a->r.data + 8), (8 << 20) / 512);
-	assert_int_equal(a->r.len, 8 + 16 + 12 + 20 + 12 + 32 + 12);
+	assert_int_equal(a->r.len, 8 + 16 + 12 + 20 + 12 + 32 + 12 + 16);
+	/* No threshold to arm, though LOG SENSE counts in threshold sets. */
+	send_cdb(a, CDB(0x1a, 0x08, 0x1c, 0x02, 255, 0), NULL, 0);
+	expect_good(a);
+	assert_int_equal(a->r.len, 4 + 16);
+	assert_int_equal(a->r.data[4], 0x5c);
+	assert_int_equal(get_be16(a->r.data + 4 + 2), 12);
 	mode_sense(a, 0x02);
 	expect_bad_cdb(a, 2, 5);
 	send_cdb(a, CDB(0x1a, 0, 0x08, 0x05, 255, 0), NULL, 0);
