@@ -8,19 +8,20 @@
  *
  *	cache_write_begin	writers++, then last = ++clock, then drop the pages; flush tmem
  *	the store is written
- *	cache_write_end		insert the new pages if last is what it was set to, writers is 1;
- *writers--
+ *	cache_write_end		insert the new pages if last is what it was set to; writers--
  *
  *	cache_fill_begin	ticket = clock, then refuse if there are writers
  *	the store is read
- *	cache_fill_end		insert the pages if there are no writers and last <= ticket
+ *	cache_fill_end		insert the pages if last <= ticket
  *
- * Claim: a fill inserts no page of which a write began after the fill, or ended after it began. A
- * write under way at cache_fill_begin() is seen by its writers++, and so is one under way when the
- * page is inserted. One in between: its writers++ came after the fill saw none, so its clock tick
- * came after the fill read the clock (operations on both are sequentially consistent;
- *cache_fill_begin() takes no lock), hence last > ticket. And one that begins after the insertion
- *drops the page. A collision in a cell makes a fill useless, never wrong.
+ * Claim: a fill inserts no page of which a write was under way when the fill began, or began
+ * before the page was inserted. The first kind is seen by its writers++, or was not there yet when
+ * the fill looked; then its clock tick, which comes after, came after the fill read the clock, too
+ * (operations on both are sequentially consistent: cache_fill_begin() takes no lock), hence last >
+ * ticket, and it is of the second kind. And a write that begins after the insertion drops the
+ * page. Collisions in a cell make fills useless, never wrong.
+ *
+ * A write inserts by the same rule, unless another was under way when it began.
  *
  * A range with more regions than there are cells counts in each of them, once.
  */
@@ -32,11 +33,6 @@
 #define FILL_RUN  16u /* frames in hand at once */
 #define WALK_STEP 4096u
 #define HAD_PAGES 64u
-
-static uint64_t writers_of(const struct cell *cell)
-{
-	return atomic_load(&cell->writers);
-}
 
 /* --- ranges --- */
 
@@ -94,13 +90,12 @@ static bool cursor_read(struct cursor *cur, void *dst, uint64_t len)
 /* What it takes to insert pages of a region, under its lock. */
 struct admission {
 	uint64_t ticket;      /* no write began since */
-	uint32_t own;	      /* writers that are the caller */
 	enum counter counter; /* of what was inserted */
 };
 
 static bool admitted_locked(const struct cell *cell, const struct admission *ad)
 {
-	return writers_of(cell) == ad->own && atomic_load(&cell->last) <= ad->ticket;
+	return atomic_load(&cell->last) <= ad->ticket;
 }
 
 /* Neighbours, all of one region, on their way in. */
@@ -225,7 +220,7 @@ bool cache_fill_begin(struct cache_object *o, struct cache_fill *f, uint64_t fir
 	*f = (struct cache_fill){
 		.o = o, .first = first, .n = n, .ticket = atomic_load(&o->c->clock)};
 	while (page < end) {
-		if (writers_of(place_of(o, page).cell)) {
+		if (atomic_load(&place_of(o, page).cell->writers)) {
 			tally_add(o, COUNT_fills_lost, n);
 			return false;
 		}
@@ -432,7 +427,6 @@ static void update(struct cache_write *w, struct pages p, struct cursor *cur)
 		uint64_t first = page, n = region_step(&page, end);
 		struct admission ad = {
 			.ticket = w->seen[(first >> REGION_SHIFT) - region],
-			.own = 1,
 			.counter = COUNT_updates,
 		};
 

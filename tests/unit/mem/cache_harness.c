@@ -117,3 +117,79 @@ bool inject_purge(struct cache_object *o, uint64_t page)
 		return false;
 	return madvise(volatile_page(o->c->range, at.s->first + i), CACHE_PAGE, MADV_DONTNEED) == 0;
 }
+
+/* Walks a queue; marks its entries. */
+static void check_queue(struct shard *s, enum queue_id q, uint8_t *seen)
+{
+	uint32_t n = 0, prev = NO_ENTRY;
+
+	for (uint32_t i = s->queue[q].head; i != NO_ENTRY; i = s->entry[i].next) {
+		bool keyed = q == QUEUE_SMALL || q == QUEUE_MAIN || q == QUEUE_ZERO;
+		bool frame = q != QUEUE_ZERO && q != QUEUE_ZERO_FREE;
+
+		assert_int_equal(s->entry[i].queue, q);
+		assert_int_equal(s->entry[i].prev, prev);
+		assert_int_equal(entry_key(&s->entry[i]) != 0, keyed);
+		assert_int_equal(entry_has_frame(s, i), frame);
+		assert_int_equal(seen[i], 0);
+		seen[i] = 1;
+		prev = i;
+		n++;
+	}
+	assert_int_equal(s->queue[q].tail, prev);
+	assert_int_equal(s->queue[q].n, n);
+}
+
+static void check_shard(struct shard *s)
+{
+	uint8_t *seen = test_calloc(s->frames + s->zeros, 1);
+	uint32_t slots = 0, passed = 0;
+
+	for (unsigned q = QUEUE_SMALL; q < QUEUES; q++)
+		check_queue(s, (enum queue_id)q, seen);
+	for (uint32_t i = 0; i < s->frames + s->zeros; i++) {
+		uint64_t key = entry_key(&s->entry[i]), found;
+
+		assert_int_equal(seen[i], i < s->frames ? i < s->fresh : i < s->fresh_zero);
+		if (!key)
+			continue;
+		assert_int_equal(key_state(key), ENTRY_READY);
+		assert_int_equal(index_find(s, key, key_mix(key), &found), i);
+	}
+	for (uint32_t l = 0; l < s->lines; l++)
+		for (unsigned k = 0; k < LINE_SLOTS; k++)
+			slots += s->line[l].slot[k] != 0;
+	for (uint32_t l = 0; l < s->lines; l++)
+		passed += s->line[l].passed;
+	assert_int_equal(slots, s->pages + s->zero_pages);
+	assert_true(slots || !passed);
+	assert_int_equal(s->pages, s->queue[QUEUE_SMALL].n + s->queue[QUEUE_MAIN].n);
+	assert_int_equal(s->zero_pages, s->queue[QUEUE_ZERO].n);
+	assert_int_equal(s->held, s->pages + s->queue[QUEUE_FREE].n);
+	for (unsigned k = 0; k < CELLS; k++)
+		assert_int_equal(s->cell[k].writers, 0);
+	test_free(seen);
+}
+
+void check_consistency(struct cache *c)
+{
+	uint64_t pages = 0, zeros = 0, shards = 0, shards_zero = 0;
+
+	for (unsigned k = 0; k < c->n_shards; k++) {
+		check_shard(&c->shards[k]);
+		shards += c->shards[k].pages;
+		shards_zero += c->shards[k].zero_pages;
+	}
+	for (unsigned id = 1; id < OBJECTS_MAX; id++) {
+		struct cache_object *o = c->objects[id];
+
+		if (!o)
+			continue;
+		assert_int_equal(o->entries, o->pages + o->zero_pages);
+		assert_int_equal(o->puts_begun, o->puts_done);
+		pages += o->pages;
+		zeros += o->zero_pages;
+	}
+	assert_int_equal(pages, shards);
+	assert_int_equal(zeros, shards_zero);
+}

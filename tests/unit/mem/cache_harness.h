@@ -43,3 +43,6 @@ static inline uint64_t next_random(uint64_t *state)
 	*state ^= *state >> 27;
 	return *state * 0x2545f4914f6cdd1dull;
 }
+
+/** Fails unless queues, index and accounts agree. Nobody else uses the cache. */
+void check_consistency(struct cache *c);

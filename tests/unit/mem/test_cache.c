@@ -25,7 +25,9 @@ static int open_tmem(void **state)
 }
 static int close_all(void **state)
 {
+	check_consistency(rig.c);
 	cache_object_destroy(o);
+	check_consistency(rig.c);
 	rig_close(&rig);
 	return 0;
 }
