@@ -31,11 +31,11 @@ void entry_set_state_locked(struct shard *s, uint32_t i, enum entry_state state)
 			      memory_order_release);
 }
 
+/* What leaves is counted off its object last: who destroys the object may wait for that only. */
 static void account_locked(struct shard *s, uint32_t i, struct cache_object *o, int n)
 {
 	uint64_t add = (uint64_t)(int64_t)n;
 
-	atomic_fetch_add_explicit(&o->entries, add, memory_order_relaxed);
 	if (entry_has_frame(s, i)) {
 		atomic_fetch_add_explicit(&o->pages, add, memory_order_relaxed);
 		s->pages += (uint32_t)n;
@@ -43,6 +43,7 @@ static void account_locked(struct shard *s, uint32_t i, struct cache_object *o, 
 		atomic_fetch_add_explicit(&o->zero_pages, add, memory_order_relaxed);
 		s->zero_pages += (uint32_t)n;
 	}
+	atomic_fetch_add_explicit(&o->entries, add, memory_order_release);
 }
 
 void entry_enter_locked(struct shard *s, uint32_t i, const struct place *at, enum entry_state state)

@@ -406,7 +406,7 @@ void cache_write_begin(struct cache_object *o, struct cache_write *w, uint64_t o
 		cells_enter_all(o->c);
 	else
 		regions_enter(w, p, !walk);
-	if (walk && atomic_load_explicit(&o->entries, memory_order_relaxed))
+	if (walk && atomic_load_explicit(&o->entries, memory_order_acquire))
 		drop_by_walk(o, p.first, p.end - p.first);
 	demote_flush(o, p.first, p.end - p.first);
 }

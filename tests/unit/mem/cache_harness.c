@@ -60,22 +60,22 @@ static uint64_t stamp_word(uint64_t page, uint32_t version, size_t i)
 
 void stamp(void *buf, uint64_t page, uint32_t version)
 {
-	uint64_t *w = buf;
+	uint64_t w[WORDS] = {0};
 
-	for (size_t i = 0; i < WORDS; i++)
-		w[i] = version ? stamp_word(page, version, i) : 0;
-	if (version)
-		w[1] = version;
+	for (size_t i = 0; version && i < WORDS; i++)
+		w[i] = stamp_word(page, version, i);
+	w[1] = version;
+	memcpy(buf, w, CACHE_PAGE);
 }
 
-uint32_t stamp_version(const void *buf, uint64_t page)
+bool stamp_read(const void *buf, uint64_t page, uint32_t *ret_version)
 {
-	const uint64_t *w = buf;
-	uint64_t want[WORDS];
+	uint64_t want[WORDS], word;
 
-	stamp(want, page, (uint32_t)w[1]);
-	assert_memory_equal(want, w, CACHE_PAGE);
-	return (uint32_t)w[1];
+	memcpy(&word, (const uint8_t *)buf + sizeof(word), sizeof(word));
+	*ret_version = (uint32_t)word;
+	stamp(want, page, *ret_version);
+	return memcmp(want, buf, CACHE_PAGE) == 0;
 }
 
 bool fill(struct cache_object *o, uint64_t first, uint64_t n, uint32_t version)
@@ -95,8 +95,12 @@ bool fill(struct cache_object *o, uint64_t first, uint64_t n, uint32_t version)
 int64_t get(struct cache_object *o, uint64_t page)
 {
 	uint64_t buf[WORDS];
+	uint32_t version;
 
-	return cache_read(o, page, 0, CACHE_PAGE, buf) ? -1 : (int64_t)stamp_version(buf, page);
+	if (cache_read(o, page, 0, CACHE_PAGE, buf))
+		return -1;
+	assert_true(stamp_read(buf, page, &version));
+	return version;
 }
 
 struct cache_stats stats_of(struct cache *c)

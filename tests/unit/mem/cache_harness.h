@@ -24,8 +24,8 @@ struct cache_object *rig_object(struct rig *rig, uint32_t weight, uint64_t floor
 
 /* Contents: of page @page, in its version @version. Version 0 is zeros. About half compresses. */
 void stamp(void *buf, uint64_t page, uint32_t version);
-/** The version that a whole page is of; fails unless it is one of @page, whole. */
-uint32_t stamp_version(const void *buf, uint64_t page);
+/** Whether @buf is a page of @page, whole, and of which version. */
+bool stamp_read(const void *buf, uint64_t page, uint32_t *ret_version);
 
 /** Fills pages as a reader of the store would; returns whether cache_fill_begin() let it. */
 bool fill(struct cache_object *o, uint64_t first, uint64_t n, uint32_t version);
