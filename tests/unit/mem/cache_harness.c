@@ -9,7 +9,9 @@
 void rig_open(struct rig *rig, uint64_t pages, unsigned shards, uint64_t tmem_bytes)
 {
 	*rig = (struct rig){0};
-	assert_int_equal(address_space_create(&(struct address_space_spec){0}, &rig->as), 0);
+	assert_int_equal(
+		address_space_create(&(struct address_space_spec){.size = 64ull << 30}, &rig->as),
+		0);
 	if (tmem_bytes)
 		assert_int_equal(tmem_host_create(
 					 &(struct tmem_host_spec){
