@@ -16,7 +16,9 @@
 #include <sys/mman.h>
 
 #include "base/clock.h"
+#include "mem/address_space.h"
 #include "mem/cache/cache.h"
+#include "mem/tmem/host.h"
 
 #define SLICE	    256u /* pages */
 #define ROUNDS	    3u	 /* over all pages */
