@@ -672,7 +672,10 @@ static int start_parts(struct appliance *app, struct config *cfg, const char *pr
 	struct reactor_options ropt = {.spin_us = 20, .name = "ebb"};
 	long cores = sysconf(_SC_NPROCESSORS_ONLN);
 	unsigned threads = cfg->threads ? cfg->threads : cores > 0 ? (unsigned)cores : 1;
-	/* Clients that come back after a restart must not find that their LUN is not there yet. */
+	/*
+	 * Clients that come back after a restart must not find that their LUN is not there yet;
+	 * initiators come after them, when portals listen (app_let_replays_in).
+	 */
 	struct port_options popt = {.path = app->port_socket, .gid = (gid_t)-1, .held = true};
 	struct plan *done;
 	int ret = memory_start(cfg, pressure, &app->memory, why);
@@ -706,8 +709,10 @@ static int start_parts(struct appliance *app, struct config *cfg, const char *pr
 	if (!app->lenient)
 		ret = check_whole(done, why);
 	plan_free(done);
-	port_server_release(app->port);
-	if (!ret && cfg->nbd.listen_count)
+	if (ret)
+		return ret;
+	app_let_replays_in(app);
+	if (cfg->nbd.listen_count)
 		ret = start_nbd(app, cfg, why);
 	return ret;
 }

@@ -44,6 +44,7 @@ struct appliance {
 	int state_dirfd, lock_fd;
 	uint64_t start_ns;
 	bool lenient, starting;
+	bool replayed; /* what clients of an earlier appliance had in flight is done */
 
 	/* --- under `lock`; changed only between begin_change and end_change --- */
 	struct mutex lock;     /* CONTROL */
@@ -77,6 +78,8 @@ int app_close_lun(struct appliance *app, const char *name, struct reason *why);
 int app_do_step(struct appliance *app, const struct plan_step *s, struct reason *why);
 /** Takes all steps that have no problem; those that fail get one. */
 void app_do_plan(struct appliance *app, struct plan *p);
+/** Lets the port's clients in, those with replays first, and waits for these. Once; blocks. */
+void app_let_replays_in(struct appliance *app);
 int app_add_portal(struct appliance *app, const char *address, struct reason *why);
 /** Frees what runs, sessions and clients being gone. */
 void app_drop_all(struct appliance *app);

@@ -548,6 +548,15 @@ static int reopen_lun(struct appliance *app, const struct config_lun *d, struct 
 
 /* --- portals --- */
 
+void app_let_replays_in(struct appliance *app)
+{
+	if (app->replayed)
+		return;
+	port_server_release(app->port);
+	port_server_await_replays(app->port);
+	app->replayed = true;
+}
+
 int app_add_portal(struct appliance *app, const char *address, struct reason *why)
 {
 	uint64_t end = clock_now_ns() + (app->starting ? IN_USE_NS : 0);
@@ -675,11 +684,22 @@ static void take_steps(struct appliance *app, struct plan_step *steps, size_t n)
 		pthread_join(thread[--started], NULL);
 }
 
+/* A start that must be whole ends at the first step that cannot be taken. */
+static bool may_go_on(const struct appliance *app, const struct plan_step *taken, size_t n)
+{
+	while (app->starting && !app->lenient && n)
+		if (taken[--n].problem[0])
+			return false;
+	return true;
+}
+
 void app_do_plan(struct appliance *app, struct plan *p)
 {
-	for (size_t i = 0; i < p->n;) {
+	for (size_t i = 0; i < p->n && may_go_on(app, p->steps, i);) {
 		size_t n = 1;
 
+		if (p->steps[i].kind == PLAN_ADD_PORTAL)
+			app_let_replays_in(app);
 		if (p->steps[i].kind == PLAN_CREATE_LUN)
 			while (i + n < p->n && p->steps[i + n].kind == PLAN_CREATE_LUN)
 				n++;

@@ -10,7 +10,7 @@
  *            then the fence again, which may have come down meanwhile
  *   plan     block I/Os, one after the other (compound.c); one for plain ops. Reads look into the
  *            cache first (read.c), and may wait for another's read of the same pages
- *   finish   unlock, count, done
+ *   finish   settled, unlock, count, done
  *
  * lun_submit() walks them as a state machine on the reactor's thread; lun_run() straight through on
  * the calling thread. A plain read costs no allocation and no system call of its own.
@@ -258,6 +258,8 @@ static void finish(struct lun_io *io)
 	uint64_t now = reactor_now(io->reactor);
 
 	lun_bounce_put(io);
+	if (io->settled)
+		io->settled(io);
 	unlock_ranges(io);
 	arrive(io, now == io->start_ns ? clock_now_ns() : now);
 	io->done(io);
@@ -410,6 +412,8 @@ void lun_submit(struct lun *lun, struct lun_io *io)
 {
 	begin(lun, io, reactor_now(io->reactor));
 	if (ends_at_the_door(io)) {
+		if (io->settled)
+			io->settled(io);
 		count(io, clock_now_ns());
 		io->done(io);
 		return;

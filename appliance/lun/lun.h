@@ -97,6 +97,12 @@ struct lun_io {
 	unsigned n_extents;	      /* in: room, out: filled */
 	struct reactor *reactor; /* lun_submit: calls and completes on this thread; lun_run: NULL */
 	struct lun_counters *session; /* also counted here; may be NULL */
+	/*
+	 * lun_submit; may be NULL: the result is known, and no other op has got the range yet. What
+	 * is told here is told before anybody can overwrite the op. It must not block; done
+	 * follows.
+	 */
+	void (*settled)(struct lun_io *io);
 	void (*done)(struct lun_io *io);
 
 	/* --- result --- */

@@ -54,7 +54,7 @@ static void submit(struct input *in, void *shm)
 	} else {
 		c.tag = how[1] % (PORT_SLOTS + 1);
 		c.op = how[2] % 9;
-		c.flags = how[3] & 7;
+		c.flags = how[3] & 15;
 		c.len = c.op == PORT_FLUSH ? 0 : take_u32(in);
 		c.off = c.op == PORT_FLUSH ? 0 : (uint64_t)take_u32(in) << (how[0] & 0x1f);
 		c.room = c.op == PORT_EXTENTS ? how[3] : 0;

@@ -33,8 +33,13 @@ struct port_options {
  */
 int port_server_start(const struct port_options *opt, struct port_server **ret_server,
 		      struct reason *why);
-/** Lets the clients in that a held server has kept waiting. Once; any thread. */
+/**
+ * Lets the clients in that a held server has kept waiting. Once; any thread. What clients of the
+ * daemon before this one had in flight is carried out first (port_grace.h).
+ */
 void port_server_release(struct port_server *s);
+/** Blocks until that is done, or the time for it is up: 10 s. Not on a reactor's thread. */
+void port_server_await_replays(struct port_server *s);
 /**
  * Stops listening, ends every connection (I/O in flight is finished first; clients that see their
  * connection end try to connect again) and frees. Any thread. @stopped is called at the end on some
@@ -64,6 +69,7 @@ bool port_server_has_peer(struct port_server *s, pid_t pid);
 struct port_stats {
 	uint64_t clients, accepted, refused; /* refused: by credentials or max_clients */
 	uint64_t violations;		     /* connections ended for breaking the protocol */
+	uint64_t stale_replays;		     /* commands refused because they came too late */
 	uint64_t resident_bytes;
 };
 /** Any thread. */

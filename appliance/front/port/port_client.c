@@ -118,16 +118,41 @@ static int await(struct port_client *c, uint32_t tag)
 	return LINK_LOST;
 }
 
+static bool changes(const struct port_cmd_image *cmd)
+{
+	return cmd->op == PORT_WRITE || cmd->op == PORT_TRIM || cmd->op == PORT_ZERO;
+}
+
+/** From now on @cmd is one that the lost daemon may have carried out. The caller holds a slot. */
+static void mark_replay(struct port_client *c, struct port_cmd_image *cmd)
+{
+	if (!changes(cmd) || cmd->flags & PORT_REPLAY)
+		return;
+	cmd->flags |= PORT_REPLAY;
+	atomic_fetch_add(&c->replaying, 1);
+}
+
+/** @cmd has come to its end. */
+static void end_replay(struct port_client *c, const struct port_cmd_image *cmd)
+{
+	if (cmd->flags & PORT_REPLAY && atomic_fetch_sub(&c->replaying, 1) == 1)
+		port_keeper_drop_claim(c);
+}
+
 /** Carries out @cmd in slot cmd->tag, which the caller holds. Returns its result or LINK_LOST. */
-static int run_in_slot(struct port_client *c, const struct port_cmd_image *cmd)
+static int run_in_slot(struct port_client *c, struct port_cmd_image *cmd)
 {
 	struct port_cell *cell = port_shm_cell(c->link.shm, cmd->tag);
+	int result;
 
 	atomic_store(&cell->state, PORT_CELL_BUSY);
 	if (atomic_load(&c->state) != CLIENT_UP)
 		return LINK_LOST;
 	submit(c, cmd);
-	return await(c, cmd->tag);
+	result = await(c, cmd->tag);
+	if (result == LINK_LOST)
+		mark_replay(c, cmd);
+	return result;
 }
 
 /** Has the keeper look after the pages of the slots from now on. */
@@ -199,8 +224,10 @@ static int run(struct port_client *c, struct port_cmd_image *cmd, void *buf)
 	for (;;) {
 		int tag = enter(c), result;
 
-		if (tag < 0)
+		if (tag < 0) {
+			end_replay(c, cmd);
 			return tag;
+		}
 		cmd->tag = (uint32_t)tag;
 		port_slots_touch(&c->slots, cmd->tag, touch);
 		if (cmd->op == PORT_WRITE)
@@ -211,8 +238,10 @@ static int run(struct port_client *c, struct port_cmd_image *cmd, void *buf)
 		port_slots_put(&c->slots, cmd->tag);
 		if (touch)
 			arm_trim(c);
-		if (result != LINK_LOST)
+		if (result != LINK_LOST) {
+			end_replay(c, cmd);
 			return result;
+		}
 		atomic_fetch_add_explicit(&c->replays, 1, memory_order_relaxed);
 	}
 }
@@ -299,6 +328,7 @@ void port_client_get_stats(struct port_client *c, struct port_client_stats *ret_
 static void client_free(struct port_client *c)
 {
 	port_link_close(&c->link);
+	port_keeper_drop_claim(c);
 	if (c->wake >= 0)
 		close(c->wake);
 	port_slots_destroy(&c->slots);
@@ -326,6 +356,7 @@ static struct port_client *client_new(const struct port_client_options *opt)
 	if (!c->opt.idle_ms)
 		c->opt.idle_ms = PORT_DEFAULT_IDLE_MS;
 	c->link = PORT_LINK_NONE;
+	c->old_claim = -1;
 	c->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	port_slots_init(&c->slots);
 	/* Held while nothing else is taken, by threads that may hold locks of their own. */

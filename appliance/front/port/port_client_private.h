@@ -11,10 +11,11 @@
 /** A connection that is attached. */
 struct port_link {
 	int sock, doorbell, memfd; /* -1: none */
+	int claim;		   /* has the next daemon wait for our replays; -1: none */
 	void *shm;		   /* PORT_SHM_SIZE bytes, or NULL */
 	struct port_export export;
 };
-#define PORT_LINK_NONE ((struct port_link){.sock = -1, .doorbell = -1, .memfd = -1})
+#define PORT_LINK_NONE ((struct port_link){.sock = -1, .doorbell = -1, .memfd = -1, .claim = -1})
 
 /** Connects, shakes hands and attaches. Errors as port_client_open(). */
 int port_link_open(struct port_link *ret_link, const struct port_client_options *opt,
@@ -49,10 +50,13 @@ struct port_client {
 	uint32_t tail;		/* under ring_lock */
 
 	_Atomic int state;	 /* enum client_state; changed by the keeper under state_lock */
-	struct mutex state_lock; /* also export */
+	struct mutex state_lock; /* also export and old_claim */
 	pthread_cond_t state_changed;
 	struct port_export export;
+	int old_claim; /* of the link that was lost, while there are replays; else -1 */
 
+	_Atomic uint32_t
+		replaying; /* requests that a lost link left unanswered and that change data */
 	_Atomic uint32_t trim_armed; /* 1: the keeper ticks until all pages are back */
 	_Atomic uint32_t kicked;     /* 1: the peer misbehaves, drop the link */
 	_Atomic uint32_t stopping;
@@ -65,3 +69,5 @@ int port_keeper_start(struct port_client *c);
 void port_keeper_stop(struct port_client *c);
 /** Any thread. */
 void port_keeper_wake(struct port_client *c);
+/** Any thread: lets the claim of a lost link go unless there are replays. */
+void port_keeper_drop_claim(struct port_client *c);

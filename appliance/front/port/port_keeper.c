@@ -12,6 +12,7 @@
  *	submitter: cell = BUSY;  load state        keeper: state = DOWN;  swap cell for LOST
  *
  *    All four are sequentially consistent, so that the submitter sees DOWN, or the keeper BUSY.
+ *    A cell that says DONE keeps its answer: what was answered must not be sent again.
  * 3. Pages. After a burst of work it ticks every idle_ms; a slot that was not used for a whole tick
  *    has its pages punched out of the memfd. When no slot holds pages, the data area is mapped
  *    afresh, which returns the page tables too, and the keeper sleeps without a timeout.
@@ -26,6 +27,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "base/cleanup.h"
 #include "base/clock.h"
 #include "front/port/port_client_private.h"
 #include "front/port/port_proto.h"
@@ -102,16 +104,52 @@ static void tick(struct port_client *c)
 
 /* --- the link --- */
 
+/** Tells the waiter on @cell that there will be no answer. One that has come stands. */
+static void give_up(struct port_cell *cell)
+{
+	uint32_t state = atomic_load(&cell->state);
+
+	while (state != PORT_CELL_DONE &&
+	       !atomic_compare_exchange_weak(&cell->state, &state, PORT_CELL_LOST))
+		;
+	syscall(SYS_futex, &cell->state, FUTEX_WAKE, INT32_MAX, NULL, NULL, 0);
+}
+
+static void drop_claim_locked(struct port_client *c)
+{
+	mutex_assert_held(&c->state_lock);
+	cleanup_close(&c->old_claim);
+	c->old_claim = -1;
+}
+
+void port_keeper_drop_claim(struct port_client *c)
+{
+	mutex_scope(&c->state_lock);
+	if (!atomic_load(&c->replaying))
+		drop_claim_locked(c);
+}
+
+static void forget_claim(struct port_client *c)
+{
+	mutex_scope(&c->state_lock);
+	drop_claim_locked(c);
+}
+
+/** The link is lost: its claim stays as long as there are replays. An older one does as well. */
+static void keep_claim(struct port_client *c)
+{
+	mutex_scope(&c->state_lock);
+	if (c->old_claim < 0 && atomic_load(&c->replaying))
+		c->old_claim = take_fd(c->link.claim);
+}
+
 /** Sends all who use the link away from it and closes it. The state is not UP. */
 static void evacuate(struct port_client *c)
 {
-	for (uint32_t tag = 0; tag < PORT_SLOTS; tag++) {
-		struct port_cell *cell = port_shm_cell(c->link.shm, tag);
-
-		atomic_exchange(&cell->state, PORT_CELL_LOST);
-		syscall(SYS_futex, &cell->state, FUTEX_WAKE, INT32_MAX, NULL, NULL, 0);
-	}
+	for (uint32_t tag = 0; tag < PORT_SLOTS; tag++)
+		give_up(port_shm_cell(c->link.shm, tag));
 	port_slots_wait_all(&c->slots);
+	keep_claim(c);
 	port_link_close(&c->link);
 	port_slots_put_all(&c->slots);
 }
@@ -165,8 +203,9 @@ static void reconnect(struct port_client *c)
 	evacuate(c);
 	while (!atomic_load(&c->stopping)) {
 		struct port_link link;
+		int err = port_link_open(&link, &c->opt, NULL);
 
-		if (port_link_open(&link, &c->opt, NULL) == 0) {
+		if (!err) {
 			if (same_lun(&link.export, &c->export)) {
 				link_up(c, &link);
 				return;
@@ -176,6 +215,9 @@ static void reconnect(struct port_client *c)
 			set_state(c, CLIENT_GONE);
 			return;
 		}
+		if (err == -ENOENT)
+			forget_claim(
+				c); /* nobody need wait for us: there is nothing to replay to */
 		if (clock_now_ns() >= deadline && atomic_load(&c->state) == CLIENT_DOWN)
 			set_state(c, CLIENT_FAILED);
 		nap(c, backoff);

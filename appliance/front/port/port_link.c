@@ -151,11 +151,12 @@ static int attach(struct port_link *l, const struct port_client_options *opt, vo
 	port_msg_init(&m, PORT_MSG_ATTACH, sizeof(m));
 	strncpy(m.lun, opt->lun, sizeof(m.lun) - 1);
 	m.flags = opt->read_only ? PORT_ATTACH_READ_ONLY : 0;
-	err = ask(l->sock, &m.h, PORT_MSG_ATTACHED, buf, fds, 2, why);
+	err = ask(l->sock, &m.h, PORT_MSG_ATTACHED, buf, fds, 3, why);
 	if (err)
 		return err;
 	l->memfd = fds[0];
 	l->doorbell = fds[1];
+	l->claim = fds[2];
 	port_export_from_wire(&l->export, &answer->export);
 	return map_shm(l->memfd, &l->shm, why);
 }
@@ -192,6 +193,8 @@ void port_link_close(struct port_link *l)
 		close(l->doorbell);
 	if (l->memfd >= 0)
 		close(l->memfd);
+	if (l->claim >= 0)
+		close(l->claim);
 	*l = PORT_LINK_NONE;
 }
 

@@ -6,6 +6,7 @@
 #include "base/metric.h"
 #include "event/listen_socket.h"
 #include "front/port/port.h"
+#include "front/port/port_grace.h"
 #include "front/port/port_proto.h"
 #include "front/port/port_ring.h"
 
@@ -26,16 +27,20 @@ struct port_server {
 	struct reactor_timer retry; /* after an accept that failed */
 	bool accepting;
 
+	struct port_grace grace;
+
 	/* under lock */
 	struct mutex lock;
 	struct list_node sessions;
 	unsigned n_sessions;
 	bool stopping, listener_closed;
+	bool settled; /* the grace period is over */
+	pthread_cond_t settled_changed;
 	uint64_t next_id;
 	void (*stopped)(void *ctx);
 	void *stopped_ctx;
 
-	metric_counter accepted, refused, violations;
+	metric_counter accepted, refused, violations, stale_replays;
 };
 
 /** What must be set before a session is made: its socket (taken over) and its peer. */
@@ -52,6 +57,8 @@ struct port_peer {
 int port_session_start(struct port_server *s, struct reactor *r, const struct port_peer *peer);
 /** Any thread, with s->lock held (so that the session is there). */
 void port_session_close(struct port_session *p);
+/** Likewise: has it start what it has put off until the grace period is over. */
+void port_session_resume(struct port_session *p);
 /** Any thread, with s->lock held. */
 void port_session_get_info(struct port_session *p, struct port_client_info *ret_info);
 struct port_session *port_session_from_link(struct list_node *link);

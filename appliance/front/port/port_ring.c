@@ -12,10 +12,12 @@ static const struct {
 	unsigned flags;
 } op_rules[] = {
 	[PORT_READ] = {.known = true, .data = true},
-	[PORT_WRITE] = {.known = true, .data = true, .flags = PORT_FUA},
+	[PORT_WRITE] = {.known = true, .data = true, .flags = PORT_FUA | PORT_REPLAY},
 	[PORT_FLUSH] = {.known = true},
-	[PORT_TRIM] = {.known = true, .range = true, .flags = PORT_FUA},
-	[PORT_ZERO] = {.known = true, .range = true, .flags = PORT_FUA | PORT_MAY_TRIM | PORT_FAST},
+	[PORT_TRIM] = {.known = true, .range = true, .flags = PORT_FUA | PORT_REPLAY},
+	[PORT_ZERO] = {.known = true,
+		       .range = true,
+		       .flags = PORT_FUA | PORT_MAY_TRIM | PORT_FAST | PORT_REPLAY},
 	[PORT_EXTENTS] = {.known = true, .range = true},
 	[PORT_PREFETCH] = {.known = true, .range = true},
 };

@@ -105,6 +105,8 @@ static void server_free(struct port_server *s)
 	void (*stopped)(void *ctx) = s->stopped;
 	void *ctx = s->stopped_ctx;
 
+	port_grace_close(&s->grace);
+	pthread_cond_destroy(&s->settled_changed);
 	mutex_destroy(&s->lock);
 	free(s);
 	stopped(ctx);
@@ -115,6 +117,7 @@ static void listener_closed(struct port_server *s)
 	bool over;
 
 	reactor_timer_cancel(s->reactor, &s->retry);
+	port_grace_stop(&s->grace);
 	listen_socket_close(&s->socket);
 	mutex_lock(&s->lock);
 	/* Sessions that were admitted while the stop was on its way have missed it. */
@@ -158,9 +161,23 @@ static void retry_accept(struct reactor_timer *t)
 	accept_arm(container_of(t, struct port_server, retry));
 }
 
+static void grace_over(struct port_grace *g)
+{
+	struct port_server *s = container_of(g, struct port_server, grace);
+
+	mutex_scope(&s->lock);
+	s->settled = true;
+	pthread_cond_broadcast(&s->settled_changed);
+	for (struct list_node *n = s->sessions.next; n != &s->sessions; n = n->next)
+		port_session_resume(port_session_from_link(n));
+}
+
 static void start_listening(struct reactor_msg *m)
 {
-	accept_arm(container_of(m, struct port_server, start_msg));
+	struct port_server *s = container_of(m, struct port_server, start_msg);
+
+	port_grace_begin(&s->grace, s->reactor, grace_over);
+	accept_arm(s);
 }
 
 static void stop_listening(struct reactor_msg *m)
@@ -208,6 +225,11 @@ int port_server_start(const struct port_options *opt, struct port_server **ret_s
 	if (!s)
 		return reason_set(why, ENOMEM, "out of memory");
 	err = listen_on(opt, &s->socket, why);
+	if (!err) {
+		err = port_grace_open(&s->grace, opt->path, why);
+		if (err)
+			listen_socket_close(&s->socket);
+	}
 	if (err) {
 		free(s);
 		return err;
@@ -218,6 +240,7 @@ int port_server_start(const struct port_options *opt, struct port_server **ret_s
 	s->luns = opt->luns;
 	s->reactor = reactor_set_next(opt->set);
 	mutex_init(&s->lock, LOCK_RANK_FRONT);
+	pthread_cond_init(&s->settled_changed, NULL);
 	list_init(&s->sessions);
 	s->accept_op.done = accept_done;
 	s->start_msg.fn = start_listening;
@@ -232,6 +255,13 @@ int port_server_start(const struct port_options *opt, struct port_server **ret_s
 void port_server_release(struct port_server *s)
 {
 	reactor_post(s->reactor, &s->start_msg);
+}
+
+void port_server_await_replays(struct port_server *s)
+{
+	mutex_scope(&s->lock);
+	while (!s->settled)
+		mutex_wait(&s->lock, &s->settled_changed);
 }
 
 static void stop_begin(struct port_server *s, void (*stopped)(void *ctx), void *ctx)
@@ -320,6 +350,7 @@ void port_server_stats(struct port_server *s, struct port_stats *ret_stats)
 		.accepted = metric_read(&s->accepted),
 		.refused = metric_read(&s->refused),
 		.violations = metric_read(&s->violations),
+		.stale_replays = metric_read(&s->stale_replays),
 		.resident_bytes = resident,
 	};
 }

@@ -7,7 +7,8 @@
  *
  * CLOSING waits for what may still call back: LUN I/O (which reads and writes the shared memory, so
  * the mapping stays until it is done), the receive and doorbell ops, messages on their way. Then
- * the session leaves the server's list and is freed.
+ * the socket is closed: the client has the results of all that was carried out before it sees the
+ * end. The session leaves the server's list and is freed.
  *
  * A turn of work: take all commands there are, start each, then have the doorbell rung for the
  * next. Completions go straight into the cells. Nothing here waits for the client: answers of the
@@ -58,6 +59,7 @@ struct port_session {
 	bool rx_armed, bell_armed, watching;
 	uint64_t bell_count;
 	struct port_ring ring;
+	uint64_t put_off; /* bit i: the command of slot i waits for the end of the grace period */
 	struct port_io *ios; /* PORT_SLOTS, mapped: pages come with use */
 	int bell;
 	struct reactor_task more;  /* queued while there may be commands that nobody rings for */
@@ -124,18 +126,27 @@ static void complete(struct port_session *p, uint32_t tag, int32_t result)
 	}
 }
 
-static void io_done(struct lun_io *io)
+/**
+ * The client has the result before anybody gets the range: should we die in between, it will not
+ * replay what another has overwritten.
+ */
+static void io_settled(struct lun_io *io)
 {
 	struct port_io *pio = container_of(io, struct port_io, io);
-	struct port_session *p = pio->session;
 	int32_t result = io->err;
 
 	if (pio->req.op == PORT_EXTENTS) {
 		if (!result)
-			result = put_extents(p, pio);
+			result = put_extents(pio->session, pio);
 		free(io->extents);
 	}
-	complete(p, pio->req.tag, result);
+	complete(pio->session, pio->req.tag, result);
+}
+
+static void io_done(struct lun_io *io)
+{
+	struct port_session *p = container_of(io, struct port_io, io)->session;
+
 	if (atomic_fetch_sub_explicit(&p->inflight, 1, memory_order_relaxed) == 1)
 		session_try_free(p);
 }
@@ -173,6 +184,7 @@ static void start(struct port_session *p, const struct port_request *req)
 	io->len = req->len;
 	io->reg_index = -1;
 	io->reactor = p->reactor;
+	io->settled = io_settled;
 	io->done = io_done;
 	if (req->op == PORT_READ || req->op == PORT_WRITE) {
 		pio->iov.iov_base = port_shm_data(p->ring.shm, req->tag);
@@ -190,6 +202,46 @@ static void start(struct port_session *p, const struct port_request *req)
 	}
 	atomic_fetch_add_explicit(&p->inflight, 1, memory_order_relaxed);
 	lun_submit(p->lun, io);
+}
+
+/** A replay: now, or never. */
+static void start_replay(struct port_session *p, const struct port_request *req)
+{
+	struct port_server *s = p->server;
+
+	if (port_grace_enter(&s->grace)) {
+		start(p, req);
+		port_grace_leave(&s->grace);
+		return;
+	}
+	log_warn("port.replay.refused", "client=%llu pid=%d name=\"%s\" off=%llu len=%llu",
+		 (unsigned long long)p->id, (int)p->pid, p->name, (unsigned long long)req->off,
+		 (unsigned long long)req->len);
+	metric_add(&s->stale_replays, 1);
+	complete(p, req->tag, -EIO);
+}
+
+static void admit(struct port_session *p, const struct port_request *req)
+{
+	if (req->flags & PORT_REPLAY) {
+		start_replay(p, req);
+	} else if (port_grace_is_over(&p->server->grace)) {
+		start(p, req);
+	} else {
+		p->ios[req->tag].req = *req;
+		p->put_off |= 1ull << req->tag;
+	}
+}
+
+/** Starts what was put off. */
+static void resume(struct port_session *p)
+{
+	while (p->put_off) {
+		struct port_request req = p->ios[__builtin_ctzll(p->put_off)].req;
+
+		p->put_off &= p->put_off - 1;
+		start(p, &req);
+	}
 }
 
 /**
@@ -210,7 +262,7 @@ static void work(struct port_session *p)
 				violate(p, what);
 				return;
 			}
-			start(p, &req);
+			admit(p, &req);
 			left--;
 		}
 	} while (p->state == ATTACHED && left && !port_ring_sleep(&p->ring));
@@ -258,7 +310,7 @@ static void tick(struct reactor_timer *t)
 	struct port_session *p = container_of(t, struct port_session, tick);
 	uint64_t ops = metric_read(&p->ops);
 
-	if (ops != p->ops_at_tick || atomic_load(&p->inflight)) {
+	if (ops != p->ops_at_tick || atomic_load(&p->inflight) || p->put_off) {
 		p->ops_at_tick = ops;
 		reactor_timer_arm(p->reactor, t, reactor_now(p->reactor) + TICK_NS);
 		return;
@@ -436,13 +488,15 @@ static void on_event(struct reactor_msg *m)
 		fill_export(&changed.export, p->lun, p->read_only);
 		answer(p, &changed, NULL, 0);
 	}
+	if (p->state == ATTACHED && port_grace_is_over(&p->server->grace))
+		resume(p);
 	session_try_free(p);
 }
 
-static void attach(struct port_session *p, struct lun *lun, bool read_only)
+static void attach(struct port_session *p, struct lun *lun, bool read_only, int claim)
 {
+	int fds[] = {p->memfd, p->bell, claim};
 	struct port_msg_attached a;
-	int fds[2];
 
 	mutex_lock(&p->server->lock);
 	p->lun = lun;
@@ -459,13 +513,12 @@ static void attach(struct port_session *p, struct lun *lun, bool read_only)
 	a.slot_size = PORT_SLOT_SIZE;
 	bell_arm(p);
 	port_ring_sleep(&p->ring);
-	fds[0] = p->memfd;
-	fds[1] = p->bell;
-	answer(p, &a, fds, 2);
+	answer(p, &a, fds, 3);
 }
 
 static void on_attach(struct port_session *p, const struct port_msg_attach *m)
 {
+	_cleanup_close_ int claim = -1; /* ours to close: the client has one of its own */
 	struct lun *lun;
 	int err;
 
@@ -478,13 +531,15 @@ static void on_attach(struct port_session *p, const struct port_msg_attach *m)
 		refuse(p, -ENOENT, "no such LUN");
 		return;
 	}
-	err = make_shm(p);
+	err = port_grace_claim(&p->server->grace, &claim);
+	if (!err)
+		err = make_shm(p);
 	if (err) {
 		lun_unref(lun); /* not the last: the table has one */
 		refuse(p, err, "no shared memory to be had");
 		return;
 	}
-	attach(p, lun, (m->flags & PORT_ATTACH_READ_ONLY) || lun_read_only(lun));
+	attach(p, lun, (m->flags & PORT_ATTACH_READ_ONLY) || lun_read_only(lun), claim);
 }
 
 static void on_message(struct port_session *p, size_t len)
@@ -531,7 +586,6 @@ static void session_close(struct port_session *p)
 	if (p->state == CLOSING)
 		return;
 	p->state = CLOSING;
-	shutdown(p->sock, SHUT_RDWR);
 	reactor_task_cancel(&p->more);
 	reactor_timer_cancel(p->reactor, &p->tick);
 	if (p->rx_armed)
@@ -602,6 +656,13 @@ void port_session_close(struct port_session *p)
 	mutex_assert_held(&p->server->lock);
 	if (!atomic_exchange(&p->close_posted, true))
 		reactor_post(p->reactor, &p->close_msg);
+}
+
+void port_session_resume(struct port_session *p)
+{
+	mutex_assert_held(&p->server->lock);
+	if (!atomic_exchange(&p->event_posted, true))
+		reactor_post(p->reactor, &p->event_msg);
 }
 
 static void on_start(struct reactor_msg *m)

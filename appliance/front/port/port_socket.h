@@ -9,7 +9,7 @@
 
 #include "base/reason.h"
 
-#define PORT_FDS_MAX 2
+#define PORT_FDS_MAX 3
 
 /** -ENAMETOOLONG. */
 int port_socket_address(const char *path, struct sockaddr_un *ret_sa, struct reason *why);

@@ -11,7 +11,7 @@
  *	LIST {after}		  ->			(any number of times)
  *				  <-	EXPORTS {n, more, export...}
  *	ATTACH {name, flags}	  ->			(once)
- *				  <-	ATTACHED {export, layout} + memfd, doorbell
+ *				  <-	ATTACHED {export, layout} + memfd, doorbell, claim
  *				  <-	CHANGED {export}	(whenever it has)
  *				  <-	GONE			(the LUN was removed)
  *
@@ -45,7 +45,7 @@
 #include <stdatomic.h>
 #include <stdint.h>
 
-#define PORT_VERSION 1u
+#define PORT_VERSION 2u
 #define PORT_MAGIC   0x42624574u
 
 #define PORT_SLOTS     64u
@@ -90,6 +90,8 @@ enum port_flags {
 	PORT_FUA = 1 << 0,	/* WRITE, TRIM, ZERO */
 	PORT_MAY_TRIM = 1 << 1, /* ZERO */
 	PORT_FAST = 1 << 2,	/* ZERO: -EOPNOTSUPP rather than slow */
+	/* WRITE, TRIM, ZERO: sent before, on a link that was lost; nobody knows what came of it */
+	PORT_REPLAY = 1 << 3,
 };
 
 /** A command. Its data, len bytes for READ and WRITE, lie at the start of slot `tag`. */
@@ -263,7 +265,11 @@ struct port_msg_attach {
 };
 static_assert(sizeof(struct port_msg_attach) == 88, "layout");
 
-/** Comes with two descriptors: the memfd, and the eventfd that is the daemon's doorbell. */
+/**
+ * Comes with three descriptors: the memfd, the eventfd that is the daemon's doorbell, and a claim.
+ * As long as the client holds the claim, the daemon after this one waits for its replays, for a
+ * while. When the link is lost, a client keeps the claim until all that it replays is answered.
+ */
 struct port_msg_attached {
 	struct port_msg h;
 	struct port_export_wire export;

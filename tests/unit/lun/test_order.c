@@ -253,6 +253,85 @@ static void copies_in_all_directions_end(void **state)
 	lun_unref(other);
 }
 
+/* --- what is settled is told before anybody else gets the range --- */
+
+static struct waiter first, second;
+static uint8_t byte_one[4096], byte_two[4096];
+static struct iovec iov_one = {byte_one, 4096}, iov_two = {byte_two, 4096};
+static bool second_done;
+
+static void second_is_done(struct lun_io *io)
+{
+	second_done = true;
+	on_done(io);
+}
+
+/** Holds the range still: an op that overlaps must wait. */
+static void first_is_settled(struct lun_io *io)
+{
+	uint64_t conflicts = metric_read(&lun_counters(lun)->conflicts);
+
+	assert_int_equal(io->err, 0);
+	lun_submit(lun, &second.io);
+	assert_int_equal(metric_read(&lun_counters(lun)->conflicts), conflicts + 1);
+}
+
+static void first_is_done(struct lun_io *io)
+{
+	assert_false(second_done);
+	on_done(io);
+}
+
+static void settled_comes_before_the_next_in_the_range(void **state)
+{
+	struct lun_io write = {
+		.op = LUN_WRITE, .off = 4096, .len = 4096, .niov = 1, .reg_index = -1};
+
+	lun = make_lun("settled", BLOCK_MODE_AUTO, 1u << 20);
+	memset(byte_one, 1, 4096);
+	memset(byte_two, 2, 4096);
+	second_done = false;
+	first = (struct waiter){.io = write, .msg.fn = on_reactor, .lun = lun};
+	second = (struct waiter){.io = write};
+	first.io.iov = &iov_one;
+	second.io.iov = &iov_two;
+	first.io.reactor = second.io.reactor = harness_reactor();
+	first.io.settled = first_is_settled;
+	first.io.done = first_is_done;
+	second.io.done = second_is_done;
+	sem_init(&first.sem, 0, 0);
+	sem_init(&second.sem, 0, 0);
+	reactor_post(first.io.reactor, &first.msg);
+	while (sem_wait(&second.sem))
+		;
+	assert_int_equal(do_read(lun, WAY_SYNC, 4096, byte_one, 4096), 0);
+	assert_memory_equal(byte_one, byte_two, 4096);
+	lun_unref(lun);
+}
+
+static void count_settled(struct lun_io *io)
+{
+	assert_int_equal(io->err, -EINVAL);
+	sem_post(&second.sem);
+}
+
+static void what_is_refused_is_settled_too(void **state)
+{
+	struct lun_io past = {.op = LUN_WRITE,
+			      .off = 1u << 20,
+			      .len = 4096,
+			      .iov = &iov_one,
+			      .niov = 1,
+			      .reg_index = -1,
+			      .settled = count_settled};
+
+	lun = make_lun("refused", BLOCK_MODE_AUTO, 1u << 20);
+	sem_init(&second.sem, 0, 0);
+	assert_int_equal(run(lun, &past, true), -EINVAL);
+	assert_int_equal(sem_trywait(&second.sem), 0);
+	lun_unref(lun);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -261,6 +340,8 @@ int main(void)
 		cmocka_unit_test(no_reader_sees_half_a_block),
 		cmocka_unit_test(neighbours_in_one_unit_do_not_hurt_each_other),
 		cmocka_unit_test(copies_in_all_directions_end),
+		cmocka_unit_test(settled_comes_before_the_next_in_the_range),
+		cmocka_unit_test(what_is_refused_is_settled_too),
 	};
 	int failed = cmocka_run_group_tests(tests, NULL, NULL);
 

@@ -409,16 +409,7 @@ static void idle_client_gives_its_pages_back(void **state)
 	port_client_close(c);
 }
 
-/* --- hostile peers --- */
-
-static struct port_link hostile_link(struct fixture *f)
-{
-	struct port_client_options opt = {.socket = f->socket, .lun = "disk", .name = "hostile"};
-	struct port_link l;
-
-	assert_int_equal(port_link_open(&l, &opt, NULL), 0);
-	return l;
-}
+/* --- replays --- */
 
 static void ring(struct port_link *l)
 {
@@ -426,6 +417,145 @@ static void ring(struct port_link *l)
 
 	assert_int_equal(write(l->doorbell, &one, sizeof(one)), sizeof(one));
 }
+
+static struct port_link link_to(struct fixture *f, const char *name)
+{
+	struct port_client_options opt = {.socket = f->socket, .lun = "disk", .name = name};
+	struct port_link l;
+
+	assert_int_equal(port_link_open(&l, &opt, NULL), 0);
+	return l;
+}
+
+/** Submits a write of the first 4 KiB, all @byte, in slot @tag, which is the @tag'th command. */
+static void submit_write(struct port_link *l, uint32_t tag, unsigned flags, int byte)
+{
+	struct port_cmd_image cmd = {
+		.tag = tag, .op = PORT_WRITE, .flags = (uint16_t)flags, .len = 4096};
+
+	memset(port_shm_data(l->shm, tag), byte, 4096);
+	port_cmd_store(port_shm_cmd(l->shm, tag), &cmd);
+	atomic_store(&port_shm_box(l->shm)->tail, tag + 1);
+	ring(l);
+}
+
+static bool is_done(struct port_link *l, uint32_t tag)
+{
+	return atomic_load(&port_shm_cell(l->shm, tag)->state) == PORT_CELL_DONE;
+}
+
+static int result_of(struct port_link *l, uint32_t tag)
+{
+	EVENTUALLY(is_done(l, tag));
+	return atomic_load(&port_shm_cell(l->shm, tag)->result);
+}
+
+static int first_byte(struct fixture *f)
+{
+	struct port_client *c = client(f);
+	uint8_t buf[4096];
+
+	assert_int_equal(port_client_io(c, PORT_READ, 0, 0, sizeof(buf), buf), 0);
+	port_client_close(c);
+	return buf[0];
+}
+
+static void restart(struct fixture *f)
+{
+	port_server_stop(f->server, NULL, NULL);
+	start_server(f);
+}
+
+static void others_wait_for_replays(void **state)
+{
+	struct fixture *f = *state;
+	struct port_link old = link_to(f, "old"), returned, other;
+
+	restart(f);
+	other = link_to(f, "other");
+	submit_write(&other, 0, 0, 'o');
+	returned = link_to(f, "returned");
+	submit_write(&returned, 0, 0, 'n'); /* what is new waits, whoever sends it */
+	submit_write(&returned, 1, PORT_REPLAY, 'r');
+	assert_int_equal(result_of(&returned, 1), 0);
+	usleep(50000);
+	assert_false(is_done(&other, 0) || is_done(&returned, 0));
+	port_link_close(&old); /* its claim with it */
+	port_server_await_replays(f->server);
+	assert_int_equal(result_of(&other, 0), 0);
+	assert_int_equal(result_of(&returned, 0), 0);
+	assert_int_not_equal(first_byte(f), 'r');
+	port_link_close(&other);
+	port_link_close(&returned);
+}
+
+static void client_may_go_while_its_commands_wait(void **state)
+{
+	struct fixture *f = *state;
+	struct port_link old = link_to(f, "old"), other;
+
+	restart(f);
+	other = link_to(f, "other");
+	for (uint32_t tag = 0; tag < PORT_SLOTS; tag++)
+		submit_write(&other, tag, 0, 'o');
+	port_link_close(&other);
+	EVENTUALLY(n_clients(f) == 0);
+	port_link_close(&old);
+	port_server_await_replays(f->server);
+	assert_int_equal(first_byte(f), 0);
+}
+
+static void server_may_stop_while_commands_wait(void **state)
+{
+	struct fixture *f = *state;
+	struct port_link old = link_to(f, "old"), other;
+
+	restart(f);
+	other = link_to(f, "other");
+	submit_write(&other, 0, 0, 'o');
+	restart(f); /* which waits for both */
+	port_link_close(&old);
+	assert_false(is_done(&other, 0));
+	port_link_close(&other);
+	port_server_await_replays(f->server);
+	assert_int_equal(first_byte(f), 0);
+}
+
+static void replay_after_its_time_is_refused(void **state)
+{
+	struct fixture *f = *state;
+	struct port_link l = link_to(f, "late");
+	struct port_stats st;
+
+	submit_write(&l, 0, 0, 'n');
+	assert_int_equal(result_of(&l, 0), 0);
+	submit_write(&l, 1, PORT_REPLAY, 'r');
+	assert_int_equal(result_of(&l, 1), -EIO);
+	assert_int_equal(first_byte(f), 'n');
+	port_server_stats(f->server, &st);
+	assert_int_equal(st.stale_replays, 1);
+	port_link_close(&l);
+}
+
+/** Of each generation whose claim is held, the next daemon knows; of its own it does not wait. */
+static void claims_outlive_any_number_of_daemons(void **state)
+{
+	struct fixture *f = *state;
+	struct port_link first = link_to(f, "first"), other;
+
+	restart(f);
+	restart(f);
+	restart(f);
+	other = link_to(f, "other");
+	submit_write(&other, 0, 0, 'o');
+	usleep(50000);
+	assert_false(is_done(&other, 0));
+	port_link_close(&first);
+	assert_int_equal(result_of(&other, 0), 0);
+	port_link_close(&other);
+}
+
+/* --- hostile peers --- */
 
 /** The daemon must end @l, and nobody else. */
 static void assert_thrown_out(struct fixture *f, struct port_link *l, struct port_client *other)
@@ -447,7 +577,7 @@ static void garbage_in_the_ring_costs_the_connection_only(void **state)
 	unsigned seed = 1;
 
 	for (int i = 0; i < 20; i++) {
-		struct port_link l = hostile_link(f);
+		struct port_link l = link_to(f, "hostile");
 		uint32_t *p = l.shm;
 
 		for (size_t k = 0; k < PORT_META_SIZE / sizeof(*p); k++)
@@ -465,7 +595,7 @@ static void ring_rewritten_while_it_is_served(void **state)
 {
 	struct fixture *f = *state;
 	struct port_client *c = client(f);
-	struct port_link l = hostile_link(f);
+	struct port_link l = link_to(f, "hostile");
 	struct port_cmd_image good = {.op = PORT_READ, .len = 4096};
 	unsigned seed = 7;
 
@@ -490,7 +620,7 @@ static void client_that_goes_away_with_io_in_flight(void **state)
 	char buf[512];
 
 	for (int i = 0; i < 12; i++) {
-		struct port_link l = hostile_link(f);
+		struct port_link l = link_to(f, "hostile");
 
 		for (uint32_t tag = 0; tag < PORT_SLOTS; tag++) {
 			struct port_cmd_image cmd = {
@@ -510,7 +640,7 @@ static void client_that_goes_away_with_io_in_flight(void **state)
 static void memory_cannot_be_shrunk_under_the_daemon(void **state)
 {
 	struct fixture *f = *state;
-	struct port_link l = hostile_link(f);
+	struct port_link l = link_to(f, "hostile");
 
 	assert_int_equal(ftruncate(l.memfd, 0), -1);
 	assert_int_equal(errno, EPERM);
@@ -638,6 +768,11 @@ int main(void)
 		T(growth_reaches_the_client),
 		T(removed_lun_ends_its_clients),
 		T(idle_client_gives_its_pages_back),
+		T(others_wait_for_replays),
+		T(client_may_go_while_its_commands_wait),
+		T(server_may_stop_while_commands_wait),
+		T(replay_after_its_time_is_refused),
+		T(claims_outlive_any_number_of_daemons),
 		T(garbage_in_the_ring_costs_the_connection_only),
 		T(ring_rewritten_while_it_is_served),
 		T(client_that_goes_away_with_io_in_flight),

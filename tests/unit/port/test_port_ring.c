@@ -160,11 +160,13 @@ static void longest_of_each_kind_is_taken(void **state)
 {
 	static const struct port_cmd_image good[] = {
 		{.op = PORT_READ, .len = PORT_SLOT_SIZE},
-		{.op = PORT_WRITE, .len = PORT_SLOT_SIZE, .flags = PORT_FUA},
+		{.op = PORT_WRITE, .len = PORT_SLOT_SIZE, .flags = PORT_FUA | PORT_REPLAY},
 		{.op = PORT_WRITE, .len = 1, .off = INT64_MAX - 1},
 		{.op = PORT_FLUSH},
-		{.op = PORT_TRIM, .len = PORT_RANGE_MAX, .flags = PORT_FUA},
-		{.op = PORT_ZERO, .len = 1, .flags = PORT_FUA | PORT_MAY_TRIM | PORT_FAST},
+		{.op = PORT_TRIM, .len = PORT_RANGE_MAX, .flags = PORT_FUA | PORT_REPLAY},
+		{.op = PORT_ZERO,
+		 .len = 1,
+		 .flags = PORT_FUA | PORT_MAY_TRIM | PORT_FAST | PORT_REPLAY},
 		{.op = PORT_EXTENTS, .len = PORT_RANGE_MAX, .room = PORT_EXTENTS_MAX},
 		{.op = PORT_PREFETCH, .len = 1},
 	};
@@ -196,7 +198,9 @@ static void what_is_out_of_range_is_refused(void **state)
 		{.op = PORT_WRITE, .len = UINT64_MAX},
 		{.op = PORT_READ, .len = 1, .flags = PORT_FUA},
 		{.op = PORT_WRITE, .len = 1, .flags = PORT_FAST},
-		{.op = PORT_ZERO, .len = 1, .flags = 1 << 3},
+		{.op = PORT_READ, .len = 1, .flags = PORT_REPLAY},
+		{.op = PORT_FLUSH, .flags = PORT_REPLAY},
+		{.op = PORT_ZERO, .len = 1, .flags = 1 << 4},
 		{.op = PORT_READ, .len = 1, .off = UINT64_MAX},
 		{.op = PORT_READ, .len = 1, .off = INT64_MAX},
 		{.op = PORT_READ, .len = 2, .off = INT64_MAX - 1},
