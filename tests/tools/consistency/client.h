@@ -64,8 +64,7 @@ struct client {
 	const char *url;
 	unsigned index;
 	bool connected;
-	bool proxied; /* the server repeats what is in flight when what is behind it dies */
-	bool lost;    /* a request went unanswered: the connection is of no more use */
+	bool lost; /* a request went unanswered: the connection is of no more use */
 	struct list_node in_flight;
 	bool can[REQUEST_KINDS];
 	uint32_t max[REQUEST_KINDS]; /* blocks in a request */

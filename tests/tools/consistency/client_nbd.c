@@ -183,7 +183,6 @@ struct client *client_new_nbd(const char *uri, unsigned index, uint32_t block_si
 
 	if (!c)
 		return NULL;
-	c->proxied = true;
 	c->block_size = block_size;
 	return c;
 }

@@ -31,9 +31,6 @@
  * A write that is sent again (its connection was lost) may land twice, so a CAW that replaced it in
  *between does not bury it.
  *
- * A write whose server died behind a proxy that repeats it by itself (model_may_repeat) may land
- *again at any time until it is answered: until then nothing buries it.
- *
  * Dead candidates leave when every operation in flight began after their death. Each block keeps
  *its last operations for the report.
  */
@@ -58,7 +55,6 @@ struct model_op {
 	enum model_kind kind;
 	unsigned client;
 	unsigned refs; /* the driver's and one a candidate */
-	bool repeats;  /* may land again at any time until it is answered */
 	uint64_t expected[];
 };
 
@@ -320,7 +316,7 @@ static struct candidate *candidate_of(struct block *block, const struct model_op
 
 static void kill(struct model *m, struct candidate *c)
 {
-	if (c->dead_at == NEVER && !(c->op && c->op->repeats))
+	if (c->dead_at == NEVER)
 		c->dead_at = m->clock;
 }
 
@@ -552,12 +548,6 @@ bool model_retry(struct model *m, struct model_op *op)
 	return true;
 }
 
-bool model_may_repeat(struct model *m, struct model_op *op)
-{
-	op->repeats = op->kind != MODEL_READ && op->kind != MODEL_CAW;
-	return !op->repeats || model_retry(m, op);
-}
-
 /* One block of a CAW that succeeded: it saw @value, and replaced it. */
 static void learn_from_swap(struct model *m, struct block *block, struct model_op *op,
 			    uint64_t value)
@@ -570,7 +560,7 @@ static void learn_from_swap(struct model *m, struct block *block, struct model_o
 	if (match.only) {
 		own->order_end =
 			max_u64(match.only->op->start, min_u64(match.only->order_end, m->clock));
-		match.only->replaced = !(match.only->op && match.only->op->repeats);
+		match.only->replaced = true;
 		kill(m, match.only);
 	}
 	supersede_older(m, block, own);
@@ -625,7 +615,6 @@ int model_end(struct model *m, struct model_op *op, enum model_outcome outcome)
 		[MODEL_DONE] = "done", [MODEL_REFUSED] = "refused", [MODEL_UNKNOWN] = "unknown"};
 	int r = 0;
 
-	op->repeats = false;
 	op_finish(m, op);
 	if (op->kind == MODEL_READ)
 		outcome = MODEL_UNKNOWN;

@@ -66,13 +66,6 @@ uint64_t model_op_value(const struct model_op *op);
  */
 bool model_retry(struct model *m, struct model_op *op);
 
-/**
- * The server died with the operation in flight behind a proxy that repeats it by itself: until it
- * is answered it may land again at any time, also over what others have written since
- * (docs/port.md). Returns false without memory.
- */
-bool model_may_repeat(struct model *m, struct model_op *op);
-
 /** The answer to anything but a read has come. Consumes @op. Returns 0 or -EILSEQ. */
 int model_end(struct model *m, struct model_op *op, enum model_outcome outcome);
 

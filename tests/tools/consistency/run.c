@@ -166,19 +166,6 @@ static unsigned lane_slots(const struct run *run)
 	return run->options.depth + 1;
 }
 
-/* A server died: proxies that outlive it will send again what they have in flight. */
-static void tell_of_proxies(struct run *run)
-{
-	for (unsigned l = 0; l < run->nlanes; l++) {
-		struct lane *lane = &run->lanes[l];
-
-		for (unsigned i = 0; lane->client->proxied && i < lane_slots(run); i++)
-			if (lane->slots[i].busy && lane->slots[i].op &&
-			    !model_may_repeat(run->model, lane->slots[i].op))
-				fail(run, -ENOMEM);
-	}
-}
-
 static void lane_lost(struct run *run, struct lane *lane)
 {
 	struct client *client = lane->client;
@@ -188,7 +175,6 @@ static void lane_lost(struct run *run, struct lane *lane)
 	client->connected = false;
 	client->lost = false;
 	lane->down_since_ns = clock_now_ns();
-	tell_of_proxies(run);
 	while ((n = list_pop(&client->in_flight)))
 		container_of(container_of(n, struct request, in_flight), struct slot, request)
 			->resend = true;

@@ -238,24 +238,6 @@ static void test_a_write_sent_again_may_come_back(void **state)
 	assert_int_equal(read_one(0, vw), 0);
 }
 
-static void test_a_write_that_a_proxy_repeats_may_come_back_until_answered(void **state)
-{
-	struct model_op *w = begin(MODEL_WRITE, 0, 1), *later, *last;
-	uint64_t vw = model_op_value(w), vl;
-
-	assert_int_equal(read_one(0, vw), 0);
-	assert_true(model_may_repeat(model, w));
-	later = begin(MODEL_WRITE, 0, 1);
-	vl = model_op_value(later);
-	assert_int_equal(model_end(model, later, MODEL_DONE), 0);
-	assert_int_equal(read_one(0, vl), 0);
-	assert_int_equal(read_one(0, vw), 0);
-	assert_int_equal(model_end(model, w, MODEL_DONE), 0);
-	last = begin(MODEL_WRITE, 0, 1);
-	assert_int_equal(model_end(model, last, MODEL_DONE), 0);
-	assert_int_equal(read_one(0, vw), -EILSEQ);
-}
-
 /* ---- the simulated device ---- */
 
 enum mutant {
@@ -446,7 +428,6 @@ int main(void)
 		HISTORY(test_a_caw_half_done_is_seen_after_its_end),
 		HISTORY(test_a_write_beside_a_successful_caw_comes_after_it),
 		HISTORY(test_a_write_sent_again_may_come_back),
-		HISTORY(test_a_write_that_a_proxy_repeats_may_come_back_until_answered),
 		cmocka_unit_test(test_a_right_device_is_never_accused),
 		cmocka_unit_test(test_every_mutant_is_caught),
 	};
