@@ -54,6 +54,7 @@ def test_lun_create_resize_delete(ebb, disk, tmp_path):
     for url in urls:
         assert "virtual size: 24 MiB" in run("qemu-img", "info", "-f", "raw", url).stdout
     assert e.cli("plan").stdout == e.cli("apply").stdout == "nothing to do\n"
+    wait_for("nbdkit to let go of it", lambda: cli_json(e, "session", "list") == [])
     e.cli("lun", "delete", "second")
     assert [o["name"] for o in cli_json(e, "lun", "list")] == ["disk0"]
     assert (tmp_path / "second.img").stat().st_size == 24 << 20
