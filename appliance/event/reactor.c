@@ -15,10 +15,16 @@
  * any number of messages to a sleeping reactor, none to a running one. The eventfd is watched by a
  * multishot poll, which is edge-triggered: it is never read.
  *
+ * Pollers. Who fills a queue in shared memory cannot be watched by the ring, but for a doorbell,
+ * and ringing costs a system call and a wake-up. So while the reactor is awake it looks for itself;
+ * before it sleeps each poller asks to be rung for and looks once more (sleep()), which decides.
+ *
  * Spinning. A sleep costs some microseconds to come back from, a spin costs a core. As KVM does for
  * halted vCPUs, the spin grows when a sleep proved shorter than the longest spin allowed, and drops
  * to nothing when one proved longer; a process that is idle for once does not spin again before
  * work comes back in quick succession.
+ * Where those who make the work need the processor that spins, a spin finds nothing although the
+ * sleep after it is short; so spins that found nothing are counted, and left out but for a few.
  *
  * Stop is a message, hence runs behind all posted before it. The loop then cancels what is in
  * flight (one cancel matching any) and goes on until every op has completed: the memory behind an
@@ -45,6 +51,9 @@
 #define CQES_A_STEP	    64 /* CQ entries are given back to the kernel in such steps */
 #define DRAIN_WAIT_NS	    (10 * NSEC_PER_MSEC)
 #define SPIN_LOOKS_A_CLOCK  16
+#define SPIN_SCORE_MAX	    16u
+#define SPIN_SCORE_PAYS	    4u
+#define SPIN_PROBE	    16u /* one in so many is tried when it does not pay */
 
 static __thread struct reactor *self;
 static struct reactor_msg asleep;
@@ -248,6 +257,50 @@ static void deferred_run(struct reactor *r)
 	}
 }
 
+/* --- pollers --- */
+
+void reactor_poller_add(struct reactor *r, struct reactor_poller *p)
+{
+	if (list_empty(&p->link))
+		list_add_tail(&r->pollers, &p->link);
+}
+
+void reactor_poller_remove(struct reactor_poller *p)
+{
+	list_del(&p->link);
+}
+
+static void pollers_run(struct reactor *r)
+{
+	struct reactor_poller *p, *next;
+
+	list_for_each_entry_safe (p, next, &r->pollers, link)
+		p->run(p);
+}
+
+static bool pollers_ready(const struct reactor *r)
+{
+	struct reactor_poller *p;
+
+	list_for_each_entry (p, &r->pollers, link)
+		if (p->ready(p))
+			return true;
+	return false;
+}
+
+/* Takes off all that will be rung for; false when one has work. */
+static bool pollers_sleep(struct reactor *r)
+{
+	struct reactor_poller *p, *next;
+
+	list_for_each_entry_safe (p, next, &r->pollers, link) {
+		if (!p->sleep(p))
+			return false;
+		list_del(&p->link);
+	}
+	return true;
+}
+
 /* --- waiting --- */
 
 static void note_error(struct reactor *r, int ret)
@@ -295,6 +348,11 @@ static void submit_and_sleep(struct reactor *r, uint64_t timeout_ns)
 		r->scratch_used = 0;
 }
 
+static bool spin_pays(struct reactor *r)
+{
+	return r->spin_score >= SPIN_SCORE_PAYS || ++r->spins_left_out % SPIN_PROBE == 0;
+}
+
 /* Looks for work until spin_ns have passed; true when there is some. */
 static bool spin(struct reactor *r, uint64_t next_timer)
 {
@@ -304,8 +362,10 @@ static bool spin(struct reactor *r, uint64_t next_timer)
 		until = next_timer;
 	do {
 		for (int i = 0; i < SPIN_LOOKS_A_CLOCK; i++) {
-			if (!inbox_empty(r) || kernel_has_work(r) || io_uring_cq_ready(&r->ring)) {
+			if (!inbox_empty(r) || kernel_has_work(r) || io_uring_cq_ready(&r->ring) ||
+			    pollers_ready(r)) {
 				reactor_count(&r->count.spins, 1);
+				r->spin_score += r->spin_score < SPIN_SCORE_MAX;
 				return true;
 			}
 #if defined(__x86_64__) || defined(__i386__)
@@ -315,6 +375,7 @@ static bool spin(struct reactor *r, uint64_t next_timer)
 #endif
 		}
 	} while (clock_now_ns() < until);
+	r->spin_score /= 2;
 	return false;
 }
 
@@ -339,12 +400,12 @@ static void wait_for_work(struct reactor *r)
 	}
 	if (r->spin_ns) {
 		submit_now(r);
-		if (io_uring_cq_ready(&r->ring) || spin(r, next)) {
+		if (io_uring_cq_ready(&r->ring) || (spin_pays(r) && spin(r, next))) {
 			submit_now(r);
 			return;
 		}
 	}
-	if (!inbox_sleep(r)) {
+	if (!pollers_sleep(r) || !inbox_sleep(r)) {
 		submit_now(r);
 		return;
 	}
@@ -364,6 +425,7 @@ static void turn(struct reactor *r)
 	reactor_count(&r->count.turns, 1);
 	inbox_run(r);
 	cqes_run(r);
+	pollers_run(r);
 	if (!r->stopping)
 		reactor_timers_run(r);
 	deferred_run(r);
@@ -422,6 +484,7 @@ int reactor_create(const struct reactor_options *opt, struct reactor **ret_react
 		return -ENOMEM;
 	memset(r, 0, sizeof(*r));
 	list_init(&r->deferred);
+	list_init(&r->pollers);
 	r->entries = opt->entries ? opt->entries : DEFAULT_ENTRIES;
 	r->spin_max_ns = opt->spin_us * NSEC_PER_USEC;
 	strncpy(r->name, opt->name ? opt->name : "reactor", sizeof(r->name) - 1);

@@ -79,6 +79,31 @@ void reactor_task_init(struct reactor_task *t, void (*fn)(struct reactor_task *t
 void reactor_defer(struct reactor *r, struct reactor_task *t);
 void reactor_task_cancel(struct reactor_task *t);
 
+/* --- pollers: work that comes through memory shared with another process --- */
+
+/**
+ * A queue that a peer fills. The owner adds the poller when the peer has rung for us; from then on
+ * the reactor looks at the queue in every turn, and while it spins, and the peer need not ring.
+ * Before it sleeps, the reactor takes the poller off again.
+ */
+struct reactor_poller {
+	/* Whether there is work: a look and nothing else. */
+	bool (*ready)(struct reactor_poller *p);
+	/* Does the work there is. May remove this poller, and no other. */
+	void (*run)(struct reactor_poller *p);
+	/*
+	 * Asks the peer to ring from now on, and then looks again; false: there is work after all,
+	 * and the peer need not ring yet. Starts nothing.
+	 */
+	bool (*sleep)(struct reactor_poller *p);
+	struct list_node link; /* the reactor's; list_init()ed by the owner */
+};
+
+/** Has @p looked at from the next turn on; nothing happens when it is already. */
+void reactor_poller_add(struct reactor *r, struct reactor_poller *p);
+/** Harmless when it is not there. */
+void reactor_poller_remove(struct reactor_poller *p);
+
 /* --- timers --- */
 
 struct reactor_timer {

@@ -42,9 +42,11 @@ struct reactor {
 	uint64_t now;
 	uint64_t issued;   /* ops handed to the ring, ever */
 	uint64_t inflight; /* of these, not yet completed */
-	struct list_node deferred;
+	struct list_node deferred, pollers;
 	struct reactor_timer *timers; /* root of the heap */
-	uint64_t spin_ns; /* the present length of a spin; adapts within 0..spin_max_ns */
+	uint64_t spin_ns;	 /* the present length of a spin; adapts within 0..spin_max_ns */
+	unsigned spin_score;	 /* how often spinning has paid lately, 0..SPIN_SCORE_MAX */
+	unsigned spins_left_out; /* because it does not pay */
 	struct iovec *scratch;
 	unsigned scratch_used;
 	struct iobuf_pool *iobufs;

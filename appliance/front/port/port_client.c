@@ -7,7 +7,6 @@
 #include <errno.h>
 #include <linux/futex.h>
 #include <stdlib.h>
-#include <sched.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/stat.h>
@@ -19,8 +18,7 @@
 /* What a try returns when the link was lost under it; no errno of a LUN. */
 #define LINK_LOST (-10000)
 
-#define SPIN_HOLD	400u /* looks while keeping the processor: some microseconds */
-#define SPIN_YIELDS	100u /* looks with a sched_yield() after each: some tens of them */
+#define SPIN_LOOKS	200u /* some microseconds */
 #define SPIN_SCORE_MAX	16u
 #define SPIN_SCORE_PAYS 4u
 #define SPIN_PROBE	32u /* one op in so many is tried when it does not pay */
@@ -61,35 +59,32 @@ static inline void relax(void)
 
 /**
  * Looks at @cell for a moment before sleeping: a sleep and a wake-up cost more than most requests
- * take. Alone in flight, we hold on to the processor at first; with others in flight we give it
- * away after each look (sched_yield): to threads that have something to do, or to the daemon. It
- * is bounded, and adaptive: when it has not paid lately (a disk is slower than our patience), it is
- * tried now and then only.
+ * take when the daemon is awake on another processor. Where it shares ours, it has had its turn
+ * before the doorbell's write(2) returned, and the first look finds the answer; longer looking
+ * would only keep it, or another thread of ours, from running. So it is short, and adaptive: when
+ * it has not paid lately (a disk is slower than our patience), it is tried now and then only.
  */
-static uint32_t spin(struct port_client *c, struct port_cell *cell, uint32_t tag)
+static uint32_t spin(struct port_client *c, struct port_cell *cell)
 {
-	bool alone = atomic_load_explicit(&c->slots.free, memory_order_relaxed) == ~(1ull << tag);
 	uint32_t score = atomic_load_explicit(&c->spin_score, memory_order_relaxed);
-	uint32_t hold = alone ? SPIN_HOLD : 0;
+	uint32_t looks = SPIN_LOOKS;
 
 	if (score < SPIN_SCORE_PAYS &&
 	    atomic_load_explicit(&c->ops, memory_order_relaxed) % SPIN_PROBE)
-		return PORT_CELL_BUSY;
-	for (uint32_t i = 0; i < hold + SPIN_YIELDS; i++) {
+		looks = 1;
+	for (uint32_t i = 0; i < looks; i++) {
 		uint32_t state = atomic_load_explicit(&cell->state, memory_order_acquire);
 
 		if (state != PORT_CELL_BUSY) {
-			if (score < SPIN_SCORE_MAX)
+			if (i && score < SPIN_SCORE_MAX)
 				atomic_store_explicit(&c->spin_score, score + 1,
 						      memory_order_relaxed);
 			return state;
 		}
-		if (i < hold)
-			relax();
-		else
-			sched_yield();
+		relax();
 	}
-	atomic_store_explicit(&c->spin_score, score / 2, memory_order_relaxed);
+	if (looks > 1)
+		atomic_store_explicit(&c->spin_score, score / 2, memory_order_relaxed);
 	return PORT_CELL_BUSY;
 }
 
@@ -97,7 +92,7 @@ static uint32_t spin(struct port_client *c, struct port_cell *cell, uint32_t tag
 static int await(struct port_client *c, uint32_t tag)
 {
 	struct port_cell *cell = port_shm_cell(c->link.shm, tag);
-	uint32_t state = spin(c, cell, tag);
+	uint32_t state = spin(c, cell);
 
 	if (state == PORT_CELL_BUSY) {
 		/* Failure leaves the state that the daemon has set meanwhile in `state`. */

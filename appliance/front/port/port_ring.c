@@ -104,10 +104,26 @@ void port_ring_wake(struct port_ring *r, uint32_t tag)
 	syscall(SYS_futex, &port_shm_cell(r->shm, tag)->state, FUTEX_WAKE, 1, NULL, NULL, 0);
 }
 
+bool port_ring_ready(const struct port_ring *r)
+{
+	return atomic_load_explicit(&port_shm_box(r->shm)->tail, memory_order_relaxed) != r->head;
+}
+
+/*
+ * Here: store sleeping, load tail. Who submits: store tail, load sleeping. All four are
+ * sequentially consistent, so in their one order the later of the two stores comes before both
+ * loads: either we see the command, or the client sees that it must ring. Weaker orders would allow
+ * both loads to be done before both stores, and the command would wait for the next one's bell.
+ * Taking the request back needs no order: we look again before we ask again, and until then a
+ * client that still sees it merely rings in vain.
+ */
 bool port_ring_sleep(struct port_ring *r)
 {
 	struct port_box *box = port_shm_box(r->shm);
 
 	atomic_store_explicit(&box->sleeping, 1, memory_order_seq_cst);
-	return atomic_load_explicit(&box->tail, memory_order_seq_cst) == r->head;
+	if (atomic_load_explicit(&box->tail, memory_order_seq_cst) == r->head)
+		return true;
+	atomic_store_explicit(&box->sleeping, 0, memory_order_relaxed);
+	return false;
 }

@@ -42,8 +42,10 @@ int port_ring_take(struct port_ring *r, struct port_request *ret_req, const char
  */
 bool port_ring_complete(struct port_ring *r, uint32_t tag, int32_t result);
 void port_ring_wake(struct port_ring *r, uint32_t tag);
+/** Whether there is something to take, be it a breach. */
+bool port_ring_ready(const struct port_ring *r);
 /**
  * Asks for the doorbell to be rung from now on. Returns false when a command has come in the
- * meantime: then take it; the doorbell may ring as well.
+ * meantime: then take it; the doorbell need not ring, but may.
  */
 bool port_ring_sleep(struct port_ring *r);

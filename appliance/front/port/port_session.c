@@ -10,12 +10,16 @@
  * the socket is closed: the client has the results of all that was carried out before it sees the
  * end. The session leaves the server's list and is freed.
  *
- * A turn of work: take all commands there are, start each, then have the doorbell rung for the
- * next. Completions go straight into the cells. Nothing here waits for the client: answers of the
- * handshake are sent without blocking, and a client that does not read them is closed.
+ * The client rings once; from then on the session looks at the ring itself, in every turn of the
+ * reactor, until that goes to sleep and asks for the bell again. A turn of work: take all commands
+ * there are, start each. Many are done at once, inside lun_submit(). Completions go straight into
+ * the cells; those who sleep on them are woken together at the end of the turn. Nothing here waits
+ * for the client: answers of the handshake are sent without blocking, and a client that does not
+ * read them is closed.
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -30,8 +34,9 @@
 #include "front/port/port_private.h"
 #include "front/port/port_socket.h"
 
-#define RX_SIZE 256u /* the longest message of a client is shorter */
-#define TICK_NS (5 * NSEC_PER_SEC)
+#define RX_SIZE	   256u /* the longest message of a client is shorter */
+#define TICK_NS	   (5 * NSEC_PER_SEC)
+#define IDLE_TURNS 256u /* after which the client is asked to ring again */
 
 enum session_state { GREETING, READY, ATTACHED, CLOSING };
 
@@ -57,12 +62,14 @@ struct port_session {
 	struct reactor_op rx_op, bell_op;
 	struct reactor_msg start_msg;
 	bool rx_armed, bell_armed, watching;
-	uint64_t bell_count;
 	struct port_ring ring;
 	uint64_t put_off; /* bit i: the command of slot i waits for the end of the grace period */
 	struct port_io *ios; /* PORT_SLOTS, mapped: pages come with use */
 	int bell;
-	struct reactor_task more;  /* queued while there may be commands that nobody rings for */
+	struct reactor_poller poller; /* on while the client need not ring */
+	unsigned idle_turns;	      /* how often it has found nothing in a row */
+	struct reactor_task wake_task;
+	uint64_t to_wake;	   /* bit i: slot i is done and its waiter sleeps */
 	struct reactor_timer tick; /* armed while there may be something to give back */
 	uint64_t ops_at_tick;
 	_Alignas(8) char rx[RX_SIZE];
@@ -121,9 +128,24 @@ static void complete(struct port_session *p, uint32_t tag, int32_t result)
 	if (result < 0)
 		metric_add(&p->errors, 1);
 	if (port_ring_complete(&p->ring, tag, result)) {
-		metric_add(&p->wakeups, 1);
-		port_ring_wake(&p->ring, tag);
+		p->to_wake |= 1ull << tag;
+		reactor_defer(p->reactor, &p->wake_task);
 	}
+}
+
+/**
+ * Wakes those whose commands were done in this turn: not one by one as they are, because who is
+ * woken takes the processor, and the rest of the batch would wait.
+ */
+static void wake_waiters(struct reactor_task *t)
+{
+	struct port_session *p = container_of(t, struct port_session, wake_task);
+
+	for (; p->to_wake; p->to_wake &= p->to_wake - 1) {
+		metric_add(&p->wakeups, 1);
+		port_ring_wake(&p->ring, (uint32_t)__builtin_ctzll(p->to_wake));
+	}
+	session_try_free(p);
 }
 
 /**
@@ -248,49 +270,55 @@ static void resume(struct port_session *p)
  * Starts all commands there are, but no more than a ring full in a row: those that are done at once
  * let the client bring new ones meanwhile, and others want their turn too.
  */
-static void work(struct port_session *p)
+static void work(struct reactor_poller *poller)
 {
-	unsigned left = PORT_RING;
+	struct port_session *p = container_of(poller, struct port_session, poller);
 	struct port_request req;
 	const char *what;
+	unsigned n = 0;
 	int got = 0;
 
-	do {
-		while (p->state == ATTACHED && left &&
-		       (got = port_ring_take(&p->ring, &req, &what)) != 0) {
-			if (got < 0) {
-				violate(p, what);
-				return;
-			}
-			admit(p, &req);
-			left--;
-		}
-	} while (p->state == ATTACHED && left && !port_ring_sleep(&p->ring));
+	for (; n < PORT_RING && p->state == ATTACHED; n++) {
+		got = port_ring_take(&p->ring, &req, &what);
+		if (got <= 0)
+			break;
+		admit(p, &req);
+	}
+	if (got < 0)
+		violate(p, what);
 	if (p->state != ATTACHED)
 		return;
-	if (!left)
-		reactor_defer(p->reactor, &p->more);
-	if (!p->tick.armed)
+	p->idle_turns = n ? 0 : p->idle_turns + 1;
+	if (n && !p->tick.armed)
 		reactor_timer_arm(p->reactor, &p->tick, reactor_now(p->reactor) + TICK_NS);
+	/* Others keep the reactor from sleeping; looking for nothing would slow them. */
+	if (p->idle_turns >= IDLE_TURNS && port_ring_sleep(&p->ring))
+		reactor_poller_remove(poller);
 }
 
-static void work_on(struct reactor_task *t)
+static bool has_work(struct reactor_poller *poller)
 {
-	work(container_of(t, struct port_session, more));
+	return port_ring_ready(&container_of(poller, struct port_session, poller)->ring);
 }
 
+static bool await_bell(struct reactor_poller *poller)
+{
+	return port_ring_sleep(&container_of(poller, struct port_session, poller)->ring);
+}
+
+/** Never read: the poll tells each ring, whatever the count is. */
 static void bell_arm(struct port_session *p)
 {
 	p->bell_armed = true;
-	io_uring_prep_read(reactor_sqe(p->reactor, &p->bell_op), p->bell, &p->bell_count,
-			   sizeof(p->bell_count), 0);
+	io_uring_prep_poll_multishot(reactor_sqe(p->reactor, &p->bell_op), p->bell, POLLIN);
 }
 
+/** The client has rung: from now on the reactor looks at the ring. */
 static void bell_done(struct reactor_op *op, int res, uint32_t flags)
 {
 	struct port_session *p = container_of(op, struct port_session, bell_op);
 
-	p->bell_armed = false;
+	p->bell_armed = flags & IORING_CQE_F_MORE;
 	if (p->state != ATTACHED) {
 		session_try_free(p);
 		return;
@@ -300,8 +328,10 @@ static void bell_done(struct reactor_op *op, int res, uint32_t flags)
 		return;
 	}
 	metric_add(&p->doorbells, 1);
-	bell_arm(p);
-	work(p);
+	if (!p->bell_armed)
+		bell_arm(p);
+	p->idle_turns = 0;
+	reactor_poller_add(p->reactor, &p->poller);
 }
 
 /** Gives back what an idle client does not need: page tables of its data area, its ios. */
@@ -586,7 +616,7 @@ static void session_close(struct port_session *p)
 	if (p->state == CLOSING)
 		return;
 	p->state = CLOSING;
-	reactor_task_cancel(&p->more);
+	reactor_poller_remove(&p->poller);
 	reactor_timer_cancel(p->reactor, &p->tick);
 	if (p->rx_armed)
 		reactor_cancel(p->reactor, &p->rx_op);
@@ -624,8 +654,8 @@ static void release_done(struct worker_job *j)
 /** Lets go of a session that is closing once nothing can call it back. */
 static void session_try_free(struct port_session *p)
 {
-	if (p->state != CLOSING || p->rx_armed || p->bell_armed || atomic_load(&p->inflight) ||
-	    atomic_load(&p->event_posted))
+	if (p->state != CLOSING || p->rx_armed || p->bell_armed || p->to_wake ||
+	    atomic_load(&p->inflight) || atomic_load(&p->event_posted))
 		return;
 	mutex_lock(&p->server->lock);
 	/* A close that is on its way must have run; from now on none can be posted. */
@@ -692,7 +722,9 @@ int port_session_start(struct port_server *s, struct reactor *r, const struct po
 	p->event_msg.fn = on_event;
 	p->watcher.fn = lun_changed;
 	list_init(&p->watcher.link);
-	reactor_task_init(&p->more, work_on);
+	reactor_task_init(&p->wake_task, wake_waiters);
+	p->poller = (struct reactor_poller){.ready = has_work, .run = work, .sleep = await_bell};
+	list_init(&p->poller.link);
 	reactor_timer_init(&p->tick, tick);
 	mutex_lock(&s->lock);
 	p->id = ++s->next_id;

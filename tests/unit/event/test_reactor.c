@@ -4,9 +4,12 @@
 #include <setjmp.h>
 #include <cmocka.h>
 #include <errno.h>
+#include <poll.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -480,6 +483,104 @@ static void more_requests_than_entries_all_complete(void **state)
 	assert_int_equal(f.done, FLOOD);
 }
 
+/* --- pollers --- */
+
+#define POLLED 100000u
+
+/* A queue of which only the length matters, filled by a thread that is no reactor. */
+struct polled {
+	struct reactor *r;
+	struct reactor_poller poller;
+	struct reactor_op bell_op;
+	int bell;
+	pthread_t peer;
+	_Atomic uint32_t tail, sleeping;
+	uint32_t head;	       /* the reactor's */
+	uint64_t rings, asked; /* the peer's, the reactor's */
+};
+
+static void *peer_main(void *arg)
+{
+	struct polled *p = arg;
+	uint64_t one = 1;
+	unsigned seed = 1;
+
+	for (uint32_t i = 1; i <= POLLED; i++) {
+		atomic_store(&p->tail, i);
+		if (atomic_load(&p->sleeping) && atomic_exchange(&p->sleeping, 0)) {
+			p->rings++;
+			if (write(p->bell, &one, sizeof(one)) < 0)
+				abort();
+		}
+		if (rand_r(&seed) % 64 == 0)
+			sched_yield(); /* it may well fall asleep here */
+	}
+	return NULL;
+}
+
+static bool polled_ready(struct reactor_poller *poller)
+{
+	struct polled *p = container_of(poller, struct polled, poller);
+
+	return atomic_load(&p->tail) != p->head;
+}
+
+static void polled_run(struct reactor_poller *poller)
+{
+	struct polled *p = container_of(poller, struct polled, poller);
+
+	p->head = atomic_load(&p->tail);
+	if (p->head == POLLED)
+		reactor_stop(p->r);
+}
+
+static bool polled_sleep(struct reactor_poller *poller)
+{
+	struct polled *p = container_of(poller, struct polled, poller);
+
+	atomic_store(&p->sleeping, 1);
+	p->asked++;
+	return !polled_ready(poller);
+}
+
+static void polled_bell(struct reactor_op *op, int res, uint32_t flags)
+{
+	struct polled *p = container_of(op, struct polled, bell_op);
+
+	if (res >= 0)
+		reactor_poller_add(p->r, &p->poller);
+}
+
+static void polled_begin(struct reactor *r, void *arg)
+{
+	struct polled *p = arg;
+
+	p->r = r;
+	io_uring_prep_poll_multishot(reactor_sqe(r, &p->bell_op), p->bell, POLLIN);
+	reactor_poller_add(r, &p->poller);
+	assert_int_equal(pthread_create(&p->peer, NULL, peer_main, p), 0);
+}
+
+/* Without a bell of need the reactor would sleep for ever, and the test with it. */
+static void polled_queue_is_served_to_its_end(void **state)
+{
+	for (unsigned spin_us = 0; spin_us <= 50; spin_us += 50) {
+		struct reactor_options opt = {.spin_us = spin_us};
+		struct polled p = {
+			.poller = {.ready = polled_ready, .run = polled_run, .sleep = polled_sleep},
+			.bell_op = {.done = polled_bell},
+			.bell = eventfd(0, EFD_CLOEXEC),
+		};
+
+		list_init(&p.poller.link);
+		run_with(&opt, polled_begin, &p);
+		pthread_join(p.peer, NULL);
+		assert_int_equal(p.head, POLLED);
+		assert_true(p.rings <= p.asked);
+		close(p.bell);
+	}
+}
+
 /* --- idleness --- */
 
 static void idle_reactor_makes_no_turn(void **state)
@@ -515,6 +616,7 @@ int main(void)
 		cmocka_unit_test(cancelled_op_completes_with_ecanceled),
 		cmocka_unit_test(stop_waits_for_all_ops_in_flight),
 		cmocka_unit_test(more_requests_than_entries_all_complete),
+		cmocka_unit_test(polled_queue_is_served_to_its_end),
 		cmocka_unit_test(idle_reactor_makes_no_turn),
 	};
 

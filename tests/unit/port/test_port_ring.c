@@ -150,9 +150,14 @@ static void sleep_is_refused_when_there_is_work(void **state)
 
 	assert_true(port_ring_sleep(&f->ring));
 	assert_int_equal(atomic_load(&port_shm_box(f->shm)->sleeping), 1);
+	assert_false(port_ring_ready(&f->ring));
 	submit(f, &good_read);
+	assert_true(port_ring_ready(&f->ring));
 	assert_false(port_ring_sleep(&f->ring));
+	/* Nobody need ring for what we know of. */
+	assert_int_equal(atomic_load(&port_shm_box(f->shm)->sleeping), 0);
 	assert_int_equal(take(f, &req), 1);
+	assert_false(port_ring_ready(&f->ring));
 	assert_true(port_ring_sleep(&f->ring));
 }
 
