@@ -22,6 +22,7 @@
 #define CONFIG_FILE_MAX	   (8u << 20) /* bytes of a configuration file */
 #define CONFIG_LUNS_MAX	   65536
 #define CONFIG_TMEM_SHARE  25
+#define CONFIG_WEIGHT_MAX  10000
 #define CONFIG_STATE_DIR   "/var/lib/ebb"
 #define CONFIG_RUNTIME_DIR "/run/ebb"
 

@@ -103,6 +103,23 @@ static int check_uuid(const char *uuid, struct reason *why)
 	return 0;
 }
 
+static int check_cache(struct config_lun *l, const char **ret_key, struct reason *why)
+{
+	*ret_key = "cache_weight";
+	if (l->cache_weight > CONFIG_WEIGHT_MAX)
+		return reason_set(why, EINVAL, "%u: at most %u", l->cache_weight,
+				  CONFIG_WEIGHT_MAX);
+	if (l->cache_weight && l->cache == CONFIG_CACHE_NONE)
+		return reason_set(why, EINVAL, "the LUN is not cached");
+	*ret_key = "cache_floor";
+	l->cache_floor = 0;
+	if (!l->cache_floor_text)
+		return 0;
+	if (l->cache == CONFIG_CACHE_NONE)
+		return reason_set(why, EINVAL, "the LUN is not cached");
+	return size_parse(l->cache_floor_text, &l->cache_floor, why);
+}
+
 int config_check_lun(struct config_lun *l, const char **ret_key, struct reason *why)
 {
 	uint32_t bs = l->block_size ? l->block_size : 512;
@@ -133,20 +150,9 @@ int config_check_lun(struct config_lun *l, const char **ret_key, struct reason *
 	*ret_key = "create";
 	if (l->create && *l->create && !l->size)
 		return reason_set(why, EINVAL, "needs a size");
-	*ret_key = "cache_weight";
-	if (l->cache_weight > 10000)
-		return reason_set(why, EINVAL, "%u: at most 10000", l->cache_weight);
-	*ret_key = "cache_floor";
-	l->cache_floor = 0;
-	if (l->cache_floor_text) {
-		ret = size_parse(l->cache_floor_text, &l->cache_floor, why);
-		if (ret)
-			return ret;
-	}
 	*ret_key = "uuid";
-	if (l->uuid)
-		return check_uuid(l->uuid, why);
-	return 0;
+	ret = l->uuid ? check_uuid(l->uuid, why) : 0;
+	return ret ? ret : check_cache(l, ret_key, why);
 }
 
 /* --- duplicates --- */
@@ -177,6 +183,24 @@ static bool find_duplicate(struct named *v, unsigned n, unsigned *ret_second)
 	return false;
 }
 
+/* What LUNs keep from each other fits into all there is. */
+static int check_floors(struct check *c, const struct config *cfg)
+{
+	uint64_t left = cfg->memory.max;
+	struct reason inner;
+
+	for (unsigned i = 0; i < cfg->luns_count && cfg->memory.max; i++) {
+		if (cfg->luns[i].cache_floor <= left) {
+			left -= cfg->luns[i].cache_floor;
+			continue;
+		}
+		reason_set(&inner, EINVAL, "%s: with those before it more than memory.max",
+			   cfg->luns[i].cache_floor_text);
+		return refuse(c, &inner, "luns[%u].cache_floor", i);
+	}
+	return 0;
+}
+
 static int check_luns(struct check *c, struct config *cfg)
 {
 	_cleanup_free_ struct named *v = calloc(cfg->luns_count + 1, sizeof(*v));
@@ -199,6 +223,8 @@ static int check_luns(struct check *c, struct config *cfg)
 		reason_set(&inner, EINVAL, "'%s' is declared twice", cfg->luns[dup].name);
 		return refuse(c, &inner, "luns[%u].name", dup);
 	}
+	if (check_floors(c, cfg))
+		return -EINVAL;
 	for (unsigned i = 0; i < cfg->luns_count; i++)
 		v[i] = (struct named){cfg->luns[i].path, i};
 	if (find_duplicate(v, cfg->luns_count, &dup)) {

@@ -276,6 +276,21 @@ static void add_urls(struct appliance *app, const struct snapshot *s, const char
 	}
 }
 
+/* What a LUN holds; JSON null: it is not cached. */
+static json_t *report_lun_cache(struct lun *lun)
+{
+	struct lun_cache_stats s;
+	json_t *o;
+
+	if (!lun_cache_stats(lun, &s))
+		return json_null();
+	o = memory_report_cache(&s.cache);
+	json_object_set_new(o, "readahead_pages", json_integer((json_int_t)s.readahead_pages));
+	json_object_set_new(o, "readahead_used", json_integer((json_int_t)s.readahead_used));
+	json_object_set_new(o, "coalesced", json_integer((json_int_t)s.coalesced));
+	return o;
+}
+
 json_t *appliance_report_lun(struct appliance *app, const char *name)
 {
 	struct snapshot s;
@@ -296,6 +311,7 @@ json_t *appliance_report_lun(struct appliance *app, const char *name)
 		json_object_set_new(o, "mode_reason", json_text(info.why ? info.why : ""));
 		json_object_set_new(o, "urls", urls);
 		json_object_set_new(o, "counters", counters_to_json(lun_counters(s.luns[i])));
+		json_object_set_new(o, "cache", report_lun_cache(s.luns[i]));
 	} else {
 		offline = json_array();
 		add_offline(app, &s, offline);
@@ -377,21 +393,6 @@ json_t *appliance_report_sessions(struct appliance *app)
 		if (clients[i].lun[0])
 			json_array_append_new(list, port_session(&clients[i]));
 	return list;
-}
-
-/* What a LUN holds; JSON null: it is not cached. */
-static json_t *report_lun_cache(struct lun *lun)
-{
-	struct lun_cache_stats s;
-	json_t *o;
-
-	if (!lun_cache_stats(lun, &s))
-		return json_null();
-	o = memory_report_cache(&s.cache);
-	json_object_set_new(o, "readahead_pages", json_integer((json_int_t)s.readahead_pages));
-	json_object_set_new(o, "readahead_used", json_integer((json_int_t)s.readahead_used));
-	json_object_set_new(o, "coalesced", json_integer((json_int_t)s.coalesced));
-	return o;
 }
 
 json_t *appliance_report_memory(struct appliance *app)

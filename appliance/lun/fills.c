@@ -13,6 +13,7 @@ void fills_init(struct fills *t)
 {
 	mutex_init(&t->lock, LOCK_RANK_LEAF);
 	t->n = 0;
+	atomic_init(&t->left, 0);
 }
 
 void fills_destroy(struct fills *t)
@@ -83,6 +84,7 @@ void fills_leave(struct fills *t, struct fill *f)
 	list_init(&to_post);
 	mutex_lock(&t->lock);
 	remove_locked(t, f);
+	atomic_store_explicit(&t->left, t->left + 1, memory_order_release);
 	while ((n = list_pop(&f->waiters))) {
 		struct fill_waiter *w = container_of(n, struct fill_waiter, link);
 

@@ -12,6 +12,7 @@
  */
 #pragma once
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -39,6 +40,7 @@ struct fill_waiter {
 };
 
 struct fills {
+	_Atomic uint64_t left; /* fills that have left; changed under lock */
 	struct mutex lock;
 	unsigned n; /* under lock, as all below */
 	struct {
@@ -61,6 +63,11 @@ void fills_destroy(struct fills *t);
  * moved to where that begins. @w NULL: does not wait.
  */
 enum fills_verdict fills_enter(struct fills *t, struct fill *f, struct fill_waiter *w);
+/** Changes with every fills_leave(): who sees the same twice has missed none. */
+static inline uint64_t fills_left(struct fills *t)
+{
+	return atomic_load_explicit(&t->left, memory_order_acquire);
+}
 /** The pages of @f are in the cache, or will not be: tells who waits. */
 void fills_leave(struct fills *t, struct fill *f);
 /** Blocks until @w, which has no reactor, is told. */

@@ -151,7 +151,8 @@ static void begin(struct lun *lun, struct lun_io *io, uint64_t now)
 	io->pending = NOT_PENDING;
 	io->progress = 0;
 	io->store_reads = io->waits = 0;
-	io->missed = io->noted = io->entered = io->filling = io->writing = io->looked_again = false;
+	io->missed = io->noted = io->entered = io->filling = false;
+	io->writing = io->looked_again = false;
 }
 
 static void count(const struct lun_io *io, uint64_t now)

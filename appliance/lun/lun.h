@@ -127,6 +127,7 @@ struct lun_io {
 	struct iobuf_waiter mem_wait;
 	/* of the cache: */
 	uint64_t served; /* bytes behind the chunk that came from the cache */
+	uint64_t left;	 /* fills_left() before the page was missed */
 	struct fill fill;
 	struct fill_waiter fill_waiter;
 	union {

@@ -93,6 +93,7 @@ bool lun_read_hit(struct lun_io *io)
 	if (io->op != LUN_READ || !uses_cache(io) || !io->len || io->niov != 1 ||
 	    in_page + io->len > CACHE_PAGE)
 		return false;
+	io->left = fills_left(&lc->fills);
 	io->missed = cache_read(lc->o, io->off / CACHE_PAGE, (uint32_t)in_page, (uint32_t)io->len,
 				io->iov[0].iov_base);
 	if (io->missed)
@@ -246,7 +247,10 @@ static enum lun_plan enter(struct lun_io *io, struct run *run)
 /* Whether another's fill ended between our miss and our entry. Asked once: it is only a hint. */
 static bool came_meanwhile(struct lun_io *io)
 {
-	if (!io->entered || io->looked_again || !cache_has(io->lun->cache->o, io->fill.first))
+	struct lun_cache *lc = io->lun->cache;
+
+	if (!io->entered || io->looked_again || io->left == fills_left(&lc->fills) ||
+	    !cache_has(lc->o, io->fill.first))
 		return false;
 	io->looked_again = true;
 	io->missed = false;
@@ -320,8 +324,12 @@ static void end_run(struct lun_io *io)
 /* The page at io->progress, if the cache has it. */
 static bool serve_next(struct lun_io *io)
 {
-	uint64_t n = io->missed ? 0 : serve(io, io->progress);
+	uint64_t n = 0;
 
+	if (!io->missed) {
+		io->left = fills_left(&io->lun->cache->fills);
+		n = serve(io, io->progress);
+	}
 	io->progress += n;
 	return n;
 }

@@ -26,41 +26,44 @@ static void assert_refused(const char *text, const char *expected)
 		fail_msg("said '%s', expected '%s'", why.text, expected);
 }
 
-static const char whole[] = "threads: 4\n"
-			    "memory: {max: 1G, floor: 64M, tmem: {codec: zstd, share: 40%}}\n"
-			    "state_dir: /s\n"
-			    "runtime_dir: /r\n"
-			    "socket: /r/c.sock\n"
-			    "log_level: debug\n"
-			    "luns:\n"
-			    "  - name: a\n"
-			    "    path: /a\n"
-			    "    size: 1.5G\n"
-			    "    block_size: 4096\n"
-			    "    mode: direct\n"
-			    "    description: the first\n"
-			    "    uuid: 00112233-4455-4677-8899-aabbccddeeff\n"
-			    "  - {name: B_2, path: /b, read_only: true, removable: true}\n"
-			    "  - {name: c, path: /c, size: 1M, create: false}\n"
-			    "iscsi:\n"
-			    "  portals: ['127.0.0.1:3260', '[::1]:3260']\n"
-			    "  limits: {queue_depth: 64, login_timeout: 5}\n"
-			    "  discovery_chap:\n"
-			    "    users: [{user: d, secret: 123456789012}]\n"
-			    "    algorithms: [sha3-256, sha256]\n"
-			    "  targets:\n"
-			    "    - iqn: iqn.2026-11.local.ebb:t\n"
-			    "      alias: tea\n"
-			    "      luns: [a, 7=c]\n"
-			    "      initiators: ['iqn.1999-01.org.x:*']\n"
-			    "      chap:\n"
-			    "        users: [{user: u, secret: 123456789012}]\n"
-			    "        mutual: {user: m, secret: 210987654321}\n"
-			    "nbd:\n"
-			    "  listen: ['127.0.0.1:10809', 'unix:/r/nbd.sock']\n"
-			    "  default_export: a\n"
-			    "  tls: {mode: require, certificates: /c}\n"
-			    "metrics: ['127.0.0.1:9810']\n";
+static const char whole[] =
+	"threads: 4\n"
+	"memory: {max: 1G, floor: 64M, tmem: {codec: zstd, share: 40%}}\n"
+	"state_dir: /s\n"
+	"runtime_dir: /r\n"
+	"socket: /r/c.sock\n"
+	"log_level: debug\n"
+	"luns:\n"
+	"  - name: a\n"
+	"    path: /a\n"
+	"    size: 1.5G\n"
+	"    block_size: 4096\n"
+	"    mode: direct\n"
+	"    cache_weight: 300\n"
+	"    cache_floor: 16M\n"
+	"    description: the first\n"
+	"    uuid: 00112233-4455-4677-8899-aabbccddeeff\n"
+	"  - {name: B_2, path: /b, read_only: true, removable: true, cache: none}\n"
+	"  - {name: c, path: /c, size: 1M, create: false}\n"
+	"iscsi:\n"
+	"  portals: ['127.0.0.1:3260', '[::1]:3260']\n"
+	"  limits: {queue_depth: 64, login_timeout: 5}\n"
+	"  discovery_chap:\n"
+	"    users: [{user: d, secret: 123456789012}]\n"
+	"    algorithms: [sha3-256, sha256]\n"
+	"  targets:\n"
+	"    - iqn: iqn.2026-11.local.ebb:t\n"
+	"      alias: tea\n"
+	"      luns: [a, 7=c]\n"
+	"      initiators: ['iqn.1999-01.org.x:*']\n"
+	"      chap:\n"
+	"        users: [{user: u, secret: 123456789012}]\n"
+	"        mutual: {user: m, secret: 210987654321}\n"
+	"nbd:\n"
+	"  listen: ['127.0.0.1:10809', 'unix:/r/nbd.sock']\n"
+	"  default_export: a\n"
+	"  tls: {mode: require, certificates: /c}\n"
+	"metrics: ['127.0.0.1:9810']\n";
 
 static void test_every_key_arrives(void **state)
 {
@@ -77,7 +80,11 @@ static void test_every_key_arrives(void **state)
 	assert_int_equal(c->luns_count, 3);
 	assert_int_equal(c->luns[0].size, 3ull << 29);
 	assert_int_equal(c->luns[0].mode, BLOCK_MODE_DIRECT);
+	assert_int_equal(c->luns[0].cache, CONFIG_CACHE_READ);
+	assert_int_equal(c->luns[0].cache_weight, 300);
+	assert_int_equal(c->luns[0].cache_floor, 16 << 20);
 	assert_true(c->luns[1].read_only && c->luns[1].removable);
+	assert_int_equal(c->luns[1].cache, CONFIG_CACHE_NONE);
 	assert_non_null(c->luns[2].create);
 	assert_false(*c->luns[2].create);
 	assert_int_equal(c->iscsi.portals_count, 2);
@@ -163,6 +170,18 @@ static void test_values_are_checked_where_they_stand(void **state)
 		       "f:4: luns[0].block_size: ");
 	assert_refused("luns:\n- name: a\n  path: /a\n  create: true\n", "f:4: luns[0].create: ");
 	assert_refused("luns:\n- name: a\n  path: /a\n  uuid: 12\n", "f:4: luns[0].uuid: ");
+	assert_refused("luns:\n- name: a\n  path: /a\n  cache: write\n", "f:4: luns[0].cache: ");
+	assert_refused("luns:\n- name: a\n  path: /a\n  cache_weight: 10001\n",
+		       "f:4: luns[0].cache_weight: ");
+	assert_refused("luns:\n- name: a\n  path: /a\n  cache_floor: 1Q\n",
+		       "f:4: luns[0].cache_floor: ");
+	assert_refused("luns:\n- name: a\n  path: /a\n  cache: none\n  cache_weight: 5\n",
+		       "f:5: luns[0].cache_weight: ");
+	assert_refused("luns:\n- name: a\n  path: /a\n  cache: none\n  cache_floor: 1M\n",
+		       "f:5: luns[0].cache_floor: ");
+	assert_refused("memory: {max: 64M}\nluns:\n- {name: a, path: /a, cache_floor: 40M}\n"
+		       "- name: b\n  path: /b\n  cache_floor: 30M\n",
+		       "f:6: luns[1].cache_floor: ");
 	assert_refused(
 		"luns:\n- {name: a, path: /a}\n- {name: b, path: /b}\n- {name: a, path: /c}\n",
 		"f:4: luns[2].name: 'a' is declared twice");

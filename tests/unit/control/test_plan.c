@@ -147,6 +147,9 @@ static void test_attributes_that_opening_sets_reopen_an_idle_lun(void **state)
 					      "path: /a, removable: true",
 					      "path: /a, block_size: 4096",
 					      "path: /a, mode: direct",
+					      "path: /a, cache: none",
+					      "path: /a, cache_weight: 5",
+					      "path: /a, cache_floor: 1M",
 					      "path: /a, description: x"};
 
 	for (size_t i = 0; i < sizeof(changes) / sizeof(changes[0]); i++) {
