@@ -343,6 +343,7 @@ static int start_iscsi(struct appliance *app, const struct config *cfg, struct r
 		.nop_interval_ms = l->nop_interval_s * 1000,
 		.nop_timeout_ms = l->nop_timeout_s * 1000,
 		.queue_depth = l->queue_depth,
+		.budget = memory_budget(app->memory),
 	};
 	_cleanup_free_ struct iscsi_chap_user *users = NULL;
 	struct iscsi_chap_user self;
@@ -471,6 +472,7 @@ static int start_parts(struct appliance *app, struct config *cfg, const char *pr
 		return ret;
 	popt.set = app->reactors;
 	popt.luns = app->table;
+	popt.budget = memory_budget(app->memory);
 	ret = port_server_start(&popt, &app->port, why);
 	if (ret)
 		return ret;

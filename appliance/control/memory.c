@@ -30,6 +30,7 @@
 #include "base/log.h"
 #include "event/iobuf.h"
 #include "event/reactor.h"
+#include "front/iscsi/iscsi.h"
 #include "front/port/port.h"
 #include "mem/address_space.h"
 #include "mem/budget/budget.h"
@@ -356,7 +357,7 @@ static int make_cache(struct memory *m, uint64_t ceiling, struct reason *why)
 static void find_bounds(const struct memory *m, const struct config_memory *c,
 			struct budget_spec *spec)
 {
-	uint64_t need = FLOOR_SESSIONS * MEMORY_OF_SESSION + m->threads * IOBUF_FLOOR +
+	uint64_t need = FLOOR_SESSIONS * ISCSI_SESSION_BYTES + m->threads * IOBUF_FLOOR +
 			2 * m->luns * MEMORY_OF_LUN;
 
 	budget_defaults(spec);

@@ -21,9 +21,8 @@ struct port_server;
 struct reactor_set;
 struct tmem_host;
 
-/** What a LUN, and what a session or a client of the port may come to need outside of all pools. */
-#define MEMORY_OF_LUN	  (64ull << 10)
-#define MEMORY_OF_SESSION (64ull << 10)
+/** What a LUN may come to need outside of all pools: structures, range locks, counters. */
+#define MEMORY_OF_LUN (64ull << 10)
 
 /**
  * Makes the caches and starts the budget. @pressure: the file that tells of pressure, or NULL.

@@ -20,15 +20,18 @@
 #include "event/reactor.h"
 #include "scsi/scsi.h"
 
-#define ISCSI_NAME_MAX	    223 /* bytes of an iSCSI name (RFC 7143 4.2.7.1) */
-#define ISCSI_SECRET_MIN    12	/* a CHAP secret has at least 96 bits (RFC 7143 12.1.3) */
-#define ISCSI_SECRET_MAX    255
-#define ISCSI_USER_MAX	    255
-#define ISCSI_ADDRESS_MAX   64
-#define ISCSI_PORTAL_GROUP  1 /* the one target portal group tag: all portals reach all LUNs */
-#define ISCSI_PORTALS_MAX   64
+#define ISCSI_NAME_MAX	   223 /* bytes of an iSCSI name (RFC 7143 4.2.7.1) */
+#define ISCSI_SECRET_MIN   12  /* a CHAP secret has at least 96 bits (RFC 7143 12.1.3) */
+#define ISCSI_SECRET_MAX   255
+#define ISCSI_USER_MAX	   255
+#define ISCSI_ADDRESS_MAX  64
+#define ISCSI_PORTAL_GROUP 1 /* the one target portal group tag: all portals reach all LUNs */
+#define ISCSI_PORTALS_MAX  64
+/** What a session holds outside of the pools of I/O buffers: its structures and queues, bytes. */
+#define ISCSI_SESSION_BYTES (64u << 10)
 #define ISCSI_RELATIVE_PORT 1 /* relative target port identifier of that group's target port */
 
+struct budget;
 struct iscsi_server;
 
 /** Limits and times; a field that is 0 means its default. */
@@ -47,6 +50,8 @@ struct iscsi_server_options {
 	uint32_t first_burst;		/* 512..; default 256 KiB */
 	uint32_t max_burst;		/* 512..; default 1 MiB */
 	unsigned max_outstanding_r2t;	/* 1..; default 8 */
+	struct budget
+		*budget; /* of memory, that has room for a session or refuses it; NULL: none */
 };
 
 /** Makes a server without portals or targets. -ENOMEM, -EINVAL. */

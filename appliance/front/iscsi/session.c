@@ -25,6 +25,7 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "mem/budget/budget.h"
 
 /* --- numbering --- */
 
@@ -468,6 +469,10 @@ static int admit_locked(struct iscsi_conn *c, struct iscsi_conn **ret_old)
 	if (srv->n_sessions >= srv->opt.max_sessions ||
 	    (l->target && l->target->sessions >= srv->opt.max_sessions_target))
 		return ISCSI_LOGIN_RESOURCES;
+	/* Last: what is promised here is given back by iscsi_session_end(). */
+	if (srv->opt.budget &&
+	    budget_reserve(srv->opt.budget, ISCSI_SESSION_BYTES, "a session", NULL))
+		return ISCSI_LOGIN_RESOURCES;
 	return 0;
 }
 
@@ -550,6 +555,8 @@ void iscsi_session_end(struct iscsi_conn *c)
 		srv->n_unauth--;
 	if (c->listed) {
 		srv->n_sessions--;
+		if (srv->opt.budget)
+			budget_release(srv->opt.budget, ISCSI_SESSION_BYTES);
 		if (c->target)
 			c->target->sessions--;
 	}

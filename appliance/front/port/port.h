@@ -15,6 +15,10 @@
 #include "event/reactor.h"
 #include "lun/lun.h"
 
+/** What a client costs beside its rings and data area, bytes. */
+#define PORT_CLIENT_BYTES (64u << 10)
+
+struct budget;
 struct port_server;
 
 struct port_options {
@@ -25,6 +29,7 @@ struct port_options {
 	bool held;		 /* clients wait, connected, until port_server_release() */
 	struct reactor_set *set; /* clients are spread over it */
 	struct lun_table *luns;	 /* must outlive the server */
+	struct budget *budget; /* of memory, that has room for a client or refuses it; NULL: none */
 };
 
 /**

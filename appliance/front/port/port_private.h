@@ -18,6 +18,7 @@ struct port_server {
 	unsigned max_clients;
 	struct reactor_set *set;
 	struct lun_table *luns;
+	struct budget *budget;	 /* or NULL */
 	struct reactor *reactor; /* the listener's */
 	struct listen_socket socket;
 

@@ -17,6 +17,7 @@
 #include "base/completion.h"
 #include "base/log.h"
 #include "front/port/port_private.h"
+#include "mem/budget/budget.h"
 
 #define DEFAULT_MAX_CLIENTS 1024
 #define RETRY_NS	    (100 * NSEC_PER_MSEC)
@@ -62,6 +63,18 @@ static bool is_full(struct port_server *s)
 	return s->n_sessions >= s->max_clients;
 }
 
+static int start_session(struct port_server *s, const struct port_peer *peer)
+{
+	int err = s->budget ? budget_reserve(s->budget, PORT_CLIENT_BYTES, "a client", NULL) : 0;
+
+	if (err)
+		return err;
+	err = port_session_start(s, reactor_set_next(s->set), peer);
+	if (err && s->budget)
+		budget_release(s->budget, PORT_CLIENT_BYTES);
+	return err;
+}
+
 /** Takes @fd over. */
 static void admit(struct port_server *s, int fd)
 {
@@ -72,7 +85,7 @@ static void admit(struct port_server *s, int fd)
 		why = "credentials";
 	else if (is_full(s))
 		why = "too many clients";
-	else if (port_session_start(s, reactor_set_next(s->set), &peer) < 0)
+	else if (start_session(s, &peer) < 0)
 		why = "out of memory";
 	if (!why) {
 		metric_add(&s->accepted, 1);
@@ -238,6 +251,7 @@ int port_server_start(const struct port_options *opt, struct port_server **ret_s
 	s->max_clients = opt->max_clients ? opt->max_clients : DEFAULT_MAX_CLIENTS;
 	s->set = opt->set;
 	s->luns = opt->luns;
+	s->budget = opt->budget;
 	s->reactor = reactor_set_next(opt->set);
 	mutex_init(&s->lock, LOCK_RANK_FRONT);
 	pthread_cond_init(&s->settled_changed, NULL);
@@ -303,6 +317,8 @@ void port_server_forget(struct port_server *s, struct list_node *link)
 	mutex_lock(&s->lock);
 	list_del(link);
 	s->n_sessions--;
+	if (s->budget)
+		budget_release(s->budget, PORT_CLIENT_BYTES);
 	over = is_over_locked(s);
 	mutex_unlock(&s->lock);
 	if (over)
