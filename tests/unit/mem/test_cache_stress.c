@@ -129,6 +129,14 @@ int __wrap_tmem_get_and_flush(struct tmem_client *c, u32 pool, const struct tmem
 	return ret;
 }
 
+int __real_tmem_flush_page(struct tmem_client *c, u32 pool, const struct tmem_oid *oid, u64 index);
+int __wrap_tmem_flush_page(struct tmem_client *c, u32 pool, const struct tmem_oid *oid, u64 index);
+int __wrap_tmem_flush_page(struct tmem_client *c, u32 pool, const struct tmem_oid *oid, u64 index)
+{
+	meet();
+	return __real_tmem_flush_page(c, pool, oid, index);
+}
+
 /* --- versions --- */
 
 static void stamp_page(void *buf, uint64_t page, uint32_t version)
