@@ -55,8 +55,7 @@ struct port_client {
 	struct port_export export;
 	int old_claim; /* of the link that was lost, while there are replays; else -1 */
 
-	_Atomic uint32_t
-		replaying; /* requests that a lost link left unanswered and that change data */
+	_Atomic uint32_t replaying;  /* changes that a lost link left unanswered */
 	_Atomic uint32_t trim_armed; /* 1: the keeper ticks until all pages are back */
 	_Atomic uint32_t kicked;     /* 1: the peer misbehaves, drop the link */
 	_Atomic uint32_t stopping;
