@@ -7,11 +7,12 @@ import shutil
 import struct
 import sys
 import tempfile
+import time
 
 import nbd
 import pytest
 
-from conftest import free_port, need, run
+from conftest import EBB, SLOW, free_port, nbdkits_of, need, run
 from controllib import Daemon
 from iscsi_raw import Raw
 from nbdlib import PortServer, fails_with
@@ -29,20 +30,22 @@ def connect(uri):
 # --- TLS ---
 
 
+def certify(ca, folder, who, template):
+    """A key and a certificate of the CA in folder @ca, or (folder == ca, who == "ca") the CA's own."""
+    tool, key = need("certtool"), folder / f"{who}-key.pem"
+    (folder / f"{who}.cfg").write_text(template + "expiration_days = 2\n")
+    run(tool, "--generate-privkey", "--key-type=ecdsa", "--outfile", key)
+    signed = ["--generate-self-signed"] if who == "ca" else [
+        "--generate-certificate", "--load-ca-certificate", ca / "ca-cert.pem", "--load-ca-privkey", ca / "ca-key.pem"]
+    run(tool, *signed, "--load-privkey", key, "--template", folder / f"{who}.cfg", "--outfile", folder / f"{who}-cert.pem")
+
+
 def make_pki(folder):
     """A CA and a server's certificate for localhost, as nbdkit wants them named."""
     folder.mkdir()
-    tool = need("certtool")
-    (folder / "ca.cfg").write_text("cn = Test CA\nca\ncert_signing_key\nexpiration_days = 2\n")
-    (folder / "server.cfg").write_text("cn = localhost\ndns_name = localhost\nip_address = 127.0.0.1\ntls_www_server\n"
-                                       "signing_key\nencryption_key\nexpiration_days = 2\n")
-    for who in ("ca", "server"):
-        run(tool, "--generate-privkey", "--key-type=ecdsa", "--outfile", folder / f"{who}-key.pem")
-    run(tool, "--generate-self-signed", "--load-privkey", folder / "ca-key.pem", "--template", folder / "ca.cfg",
-        "--outfile", folder / "ca-cert.pem")
-    run(tool, "--generate-certificate", "--load-ca-certificate", folder / "ca-cert.pem", "--load-ca-privkey",
-        folder / "ca-key.pem", "--load-privkey", folder / "server-key.pem", "--template", folder / "server.cfg",
-        "--outfile", folder / "server-cert.pem")
+    certify(folder, folder, "ca", "cn = Test CA\nca\ncert_signing_key\n")
+    certify(folder, folder, "server", "cn = localhost\ndns_name = localhost\nip_address = 127.0.0.1\ntls_www_server\n"
+            "signing_key\nencryption_key\n")
     client = folder / "client"
     client.mkdir()
     shutil.copy(folder / "ca-cert.pem", client)
@@ -76,6 +79,28 @@ def test_tls_with_certificates(tmp_path, disk):
     assert d.stop() == 0
 
 
+def test_tls_clients_show_certificates(tmp_path, disk):
+    ours, other = tmp_path / "pki", tmp_path / "other"
+    nobody, known, stranger = make_pki(ours), ours / "known", make_pki(other)
+    shutil.copytree(nobody, known)
+    certify(ours, known, "client", "cn = known\ntls_www_client\nsigning_key\n")
+    certify(other, stranger, "client", "cn = known\ntls_www_client\nsigning_key\n")
+    shutil.copy(ours / "ca-cert.pem", stranger)  # it knows us, we do not know it
+    d = serve_tls(tmp_path, disk, f"{{mode: require, certificates: '{ours}', verify_peer: true}}")
+
+    def uri(client):
+        return f"nbds://localhost:{d.port}/one?tls-certificates={client}"
+
+    for refused in (nobody, stranger):
+        with pytest.raises(nbd.Error):
+            connect(uri(refused))
+        h = connect(uri(known))
+        assert h.get_tls_negotiated() and h.get_size() == 8 * MiB
+        h.pwrite(b"k" * 512, 0)
+        h.shutdown()
+    assert d.stop() == 0
+
+
 def test_tls_with_pre_shared_keys(tmp_path, disk):
     keys, wrong = tmp_path / "keys.psk", tmp_path / "wrong.psk"
     run(need("psktool"), "-u", "alice", "-p", keys)
@@ -90,6 +115,31 @@ def test_tls_with_pre_shared_keys(tmp_path, disk):
 
 
 # --- who may, and what is refused ---
+
+
+def test_a_second_daemon_on_the_port_is_refused_by_name(ebb, disk, tmp_path):
+    e = ebb(disk("8M"))
+    h, pids, port = connect(e.nbd()), nbdkits_of(e.folder), next(e.folder.glob("*port.sock"))
+    h.pwrite(b"1" * 4096, 0)
+    for _ in range(2):
+        start = time.monotonic()
+        p = run(EBB, "serve", disk("8M", "other.img"), "--iscsi", "none", "--nbd", f"unix:{tmp_path}/nbd.sock", "--socket",
+                e.socket, "--state", tmp_path / "state", check=False)
+        assert p.returncode == 1 and str(port) in p.stdout and "in use" in p.stdout
+        assert time.monotonic() - start < 5 * SLOW
+        assert h.pread(4096, 0) == b"1" * 4096
+        assert connect(e.nbd()).get_size() == 8 * MiB
+    assert nbdkits_of(e.folder) == pids
+    assert e.cli("lun", "list").stdout
+    cookie = h.aio_pwrite(nbd.Buffer.from_bytearray(bytearray(b"2" * 4096)), 0)
+    e.kill()
+    e.start()  # finds its clients, and they find it
+    while not h.aio_command_completed(cookie):
+        h.poll(-1)
+    assert h.pread(4096, 0) == b"2" * 4096
+    assert nbdkits_of(e.folder) == pids
+    h.shutdown()
+
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else (setpriv)")
