@@ -10,7 +10,7 @@ import time
 import nbd
 import pytest
 
-from conftest import BUILD, PLUGIN, SLOW, run
+from conftest import BUILD, PLUGIN, SANITIZED, SLOW, run
 
 
 def sanitizer_env():
@@ -26,6 +26,24 @@ def fails_with(error, call, *args):
     with pytest.raises(nbd.Error) as e:
         call(*args)
     assert e.value.errnum == error, e.value
+
+
+def refusal(folder, *args, **kw):
+    """What an nbdkit with our plugin says that does not start."""
+    with subprocess.Popen(["nbdkit", "-f", "-U", str(folder / "refused.sock"), str(PLUGIN), *map(str, args)],
+                          stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                          env=sanitizer_env(), **kw) as p:
+        said = p.stdout.readline()
+        try:
+            assert p.wait(5 if SANITIZED else 60) == 1
+        except subprocess.TimeoutExpired:
+            # With a sanitizer preloaded, nbdkit hangs in its own exit once it has put an errno into words, with its
+            # own plugins too (a destructor of libp11-kit waits for the lock of the locale).
+            p.kill()
+            assert SANITIZED, f"nbdkit does not end: {said}"
+        said += p.stdout.read()
+    assert "Sanitizer" not in said, said
+    return said
 
 
 class Nbdkit:
