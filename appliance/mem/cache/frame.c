@@ -260,22 +260,9 @@ static int compare_frames(const void *a, const void *b)
 	return (*x > *y) - (*x < *y);
 }
 
-static void drop_runs(struct shard *s, uint32_t *frame, uint32_t n)
-{
-	uint32_t first = 0;
-
-	qsort(frame, n, sizeof(frame[0]), compare_frames);
-	for (uint32_t k = 1; k <= n; k++) {
-		if (k < n && frame[k] == frame[k - 1] + 1)
-			continue;
-		volatile_drop(s->c->range, s->first + frame[first], k - first);
-		first = k;
-	}
-}
-
 static uint32_t shed_run(struct shard *s, bool demote)
 {
-	uint32_t frame[SHRINK_RUN], n = 0;
+	uint32_t frame[SHRINK_RUN], n = 0; /* of the range */
 	bool more = true;
 
 	while (more && n < SHRINK_RUN) {
@@ -284,16 +271,17 @@ static uint32_t shed_run(struct shard *s, bool demote)
 			uint32_t i = shed_locked(s, demote);
 
 			more = i != NO_ENTRY;
-			if (!more)
-				break;
-			frame[n++] = i;
-			s->held--;
+			if (more) {
+				frame[n++] = s->first + i;
+				s->held--;
+			}
 		}
 	}
-	drop_runs(s, frame, n);
+	qsort(frame, n, sizeof(frame[0]), compare_frames);
+	volatile_drop_pages(s->c->range, frame, n);
 	mutex_scope(&s->lock);
 	for (uint32_t k = 0; k < n; k++)
-		queue_push_locked(s, QUEUE_BARE, frame[k]);
+		queue_push_locked(s, QUEUE_BARE, frame[k] - s->first);
 	return n;
 }
 

@@ -72,29 +72,29 @@ static int madv_free_map(void **base, size_t size)
 
 static _Atomic bool vector_refused;
 
-static bool mark_vector(const struct iovec *runs, unsigned n)
+static bool advise_vector(const struct iovec *runs, unsigned n, int advice)
 {
 	size_t size = 0;
 	long done;
 
 	for (unsigned i = 0; i < n; i++)
 		size += runs[i].iov_len;
-	done = syscall(SYS_process_madvise, SELF, runs, (unsigned long)n, MADV_FREE, 0u);
+	done = syscall(SYS_process_madvise, SELF, runs, (unsigned long)n, advice, 0u);
 	return done >= 0 && (size_t)done == size;
 }
 
-static int madv_free_mark(const struct iovec *runs, unsigned n, unsigned *ret_calls)
+static int advise_runs(const struct iovec *runs, unsigned n, int advice, unsigned *ret_calls)
 {
 	bool try = n > 1 && !atomic_load_explicit(&vector_refused, memory_order_relaxed);
 	int ret = 0;
 
-	if (try && mark_vector(runs, n)) {
+	if (try && advise_vector(runs, n, advice)) {
 		*ret_calls = 1;
 		return 0;
 	}
 
 	for (unsigned i = 0; i < n && !ret; i++)
-		if (madvise(runs[i].iov_base, runs[i].iov_len, MADV_FREE))
+		if (madvise(runs[i].iov_base, runs[i].iov_len, advice))
 			ret = -errno;
 	*ret_calls = n + try;
 	/* What one by one works and together does not is not tried again. */
@@ -103,9 +103,16 @@ static int madv_free_mark(const struct iovec *runs, unsigned n, unsigned *ret_ca
 	return ret;
 }
 
-static int madv_free_drop(void *p, size_t size)
+static int madv_free_mark(const struct iovec *runs, unsigned n, unsigned *ret_calls)
 {
-	return madvise(p, size, MADV_DONTNEED) ? -errno : 0;
+	return advise_runs(runs, n, MADV_FREE, ret_calls);
+}
+
+static int madv_free_drop(const struct iovec *runs, unsigned n)
+{
+	unsigned calls;
+
+	return advise_runs(runs, n, MADV_DONTNEED, &calls);
 }
 
 const struct volatile_backend volatile_madv_free = {

@@ -201,17 +201,62 @@ uint32_t volatile_sweep(struct volatile_range *r, uint32_t first, uint32_t n, ui
 	return found;
 }
 
+static bool page_is_held(const struct volatile_range *r, uint32_t page)
+{
+	return word_life(page_word(r, page)) == PAGE_HELD;
+}
+
 int volatile_drop(struct volatile_range *r, uint32_t first, uint32_t n)
 {
+	struct iovec run = {volatile_page(r, first), (size_t)n * VOLATILE_PAGE};
 	int ret;
 
 	for (uint32_t i = 0; i < n; i++)
-		if (word_life(page_word(r, first + i)) != PAGE_HELD)
+		if (!page_is_held(r, first + i))
 			return -EBUSY;
-	ret = r->backend->drop(volatile_page(r, first), (size_t)n * VOLATILE_PAGE);
+	ret = r->backend->drop(&run, 1);
 	if (!ret)
 		metric_add(&r->dropped, n);
 	return ret;
+}
+
+/* Gathers the runs of a first part of @pages; returns how many pages that is. */
+static uint32_t gather_runs(const struct volatile_range *r, const uint32_t *pages, uint32_t n,
+			    struct iovec *runs, unsigned *ret_runs)
+{
+	unsigned n_runs = 0;
+	uint32_t i;
+
+	for (i = 0; i < n; i++) {
+		if (i && pages[i] == pages[i - 1] + 1) {
+			runs[n_runs - 1].iov_len += VOLATILE_PAGE;
+			continue;
+		}
+		if (n_runs == DROP_RUNS)
+			break;
+		runs[n_runs++] = (struct iovec){volatile_page(r, pages[i]), VOLATILE_PAGE};
+	}
+	*ret_runs = n_runs;
+	return i;
+}
+
+int volatile_drop_pages(struct volatile_range *r, const uint32_t *pages, uint32_t n)
+{
+	for (uint32_t i = 0; i < n; i++)
+		if (!page_is_held(r, pages[i]))
+			return -EBUSY;
+	for (uint32_t done = 0; done < n;) {
+		struct iovec runs[DROP_RUNS];
+		unsigned n_runs;
+		uint32_t part = gather_runs(r, pages + done, n - done, runs, &n_runs);
+		int ret = r->backend->drop(runs, n_runs);
+
+		if (ret)
+			return ret;
+		metric_add(&r->dropped, part);
+		done += part;
+	}
+	return 0;
 }
 
 void volatile_stats(const struct volatile_range *r, struct volatile_stats *ret_stats)

@@ -129,6 +129,8 @@ uint32_t volatile_sweep(struct volatile_range *r, uint32_t first, uint32_t n, ui
  * first touch. -EBUSY: one of them is not held (nothing was done); or madvise(2)'s error.
  */
 int volatile_drop(struct volatile_range *r, uint32_t first, uint32_t n);
+/** The same of @n pages, ascending: much cheaper than a call for each. */
+int volatile_drop_pages(struct volatile_range *r, const uint32_t *pages, uint32_t n);
 
 struct volatile_stats {
 	uint64_t pages;		 /* of the range */

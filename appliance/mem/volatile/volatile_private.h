@@ -9,7 +9,8 @@
 #include "mem/volatile/volatile.h"
 
 #define PAGE_WORDS (VOLATILE_PAGE / sizeof(uint64_t))
-#define MARK_RUNS  64u /* runs of adjacent pages that one batch may have */
+#define MARK_RUNS  64u	/* runs of adjacent pages that one batch may have */
+#define DROP_RUNS  256u /* at most IOV_MAX */
 
 /*
  * One word a page:
@@ -80,8 +81,8 @@ struct volatile_backend {
 	void (*unmap)(void *base, size_t size, bool fixed);
 	/* Gives runs of pages to the kernel, and counts system calls: 0, or -errno for any. */
 	int (*mark)(const struct iovec *runs, unsigned n, unsigned *ret_calls);
-	/* Returns the memory at once. */
-	int (*drop)(void *p, size_t size);
+	/* Returns the memory of runs at once: 0, or -errno for any. */
+	int (*drop)(const struct iovec *runs, unsigned n);
 };
 
 struct volatile_range {

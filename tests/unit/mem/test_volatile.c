@@ -398,6 +398,27 @@ static void test_drop_gives_memory_back(void **state)
 	volatile_destroy(r);
 }
 
+static void test_drop_of_scattered_pages_drops_these(void **state)
+{
+	enum { ALL = 1024 }; /* half of them: more runs than one call takes */
+	struct volatile_range *r = range_open(ALL);
+	uint32_t pages[ALL / 2 + 1], n = 0;
+	uint8_t resident[ALL];
+
+	pages_fill_and_mark(r, 0, ALL);
+	for (uint32_t i = 0; i < ALL; i += 2)
+		pages[n++] = i;
+	assert_int_equal(volatile_drop_pages(r, pages, n), -EBUSY);
+	pages[n++] = ALL - 1; /* with its neighbour, a run of two */
+	assert_int_equal(volatile_hold(r, 0, ALL, NULL), 0);
+	assert_int_equal(volatile_drop_pages(r, pages, n), 0);
+	assert_int_equal(stats_of(r).dropped, n);
+	assert_int_equal(mincore(volatile_page(r, 0), ALL * VOLATILE_PAGE, resident), 0);
+	for (unsigned i = 0; i < ALL; i++)
+		assert_int_equal(resident[i] & 1, i % 2 && i != ALL - 1);
+	volatile_destroy(r);
+}
+
 static void test_given_addresses_stay_reserved(void **state)
 {
 	void *base = mmap(NULL, 4 * VOLATILE_PAGE, PROT_NONE,
@@ -500,6 +521,7 @@ int main(void)
 		cmocka_unit_test(test_nothing_is_marked_where_losses_go_unnoticed),
 		cmocka_unit_test(test_sweep_finds_what_is_gone),
 		cmocka_unit_test(test_drop_gives_memory_back),
+		cmocka_unit_test(test_drop_of_scattered_pages_drops_these),
 		cmocka_unit_test(test_given_addresses_stay_reserved),
 		cmocka_unit_test(test_bad_specs_are_refused),
 		cmocka_unit_test(test_a_signal_is_noticed),
