@@ -14,7 +14,7 @@ struct fake {
 	int at;
 	_Atomic int calls[BLOCK_PREFETCH + 1];
 	_Atomic uint64_t read_bytes;
-	unsigned last_flags;
+	_Atomic unsigned last_flags;
 	/* Holds back the completion of the next I/O */
 	bool hold;
 	struct block_io *held;

@@ -5,9 +5,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include "mem/address_space.h"
+#include "mem/tmem/host.h"
 #include "scratch.h"
 
 #define CACHE_MAX (64u << 20)
@@ -16,6 +18,7 @@ bool harness_cached;
 
 static struct reactor_set *set;
 static struct address_space *space;
+static struct tmem_host *second;
 static struct cache *cache;
 static char dir[64];
 
@@ -31,14 +34,43 @@ struct reactor *harness_reactor(void)
 struct cache *harness_cache(void)
 {
 	struct address_space_spec as = {.size = 1ull << 30};
+	struct tmem_host_spec tmem = {.limit = CACHE_MAX};
 	struct cache_spec spec = {.max = CACHE_MAX};
 
 	if (cache)
 		return cache;
 	assert_int_equal(address_space_create(&as, &space), 0);
-	spec.as = space;
+	tmem.as = spec.as = space;
+	assert_int_equal(tmem_host_create(&tmem, &second), 0);
+	spec.tmem = second;
 	assert_int_equal(cache_create(&spec, &cache), 0);
 	return cache;
+}
+
+static int page_out(void *arg, enum vmem_seg seg, uint64_t addr, uint64_t size)
+{
+	madvise((void *)addr, size, MADV_PAGEOUT);
+	return 0;
+}
+
+void harness_squeeze(unsigned seed)
+{
+	struct cache *c = harness_cache();
+
+	switch (seed % 4) {
+	case 0: /* the kernel takes what it may */
+		vmem_walk(address_space_volatile(space), VMEM_SEG_ALLOC, page_out, NULL);
+		break;
+	case 1: /* the budget takes, a part of it to the second chance */
+		cache_set_target(c, CACHE_PAGE * 16, true);
+		break;
+	case 2:
+		cache_set_target(c, CACHE_MAX, false);
+		break;
+	default:
+		cache_settle(c, 1u << 20);
+		break;
+	}
 }
 
 void harness_stop(void)
@@ -49,6 +81,8 @@ void harness_stop(void)
 	set = NULL;
 	cache_destroy(cache);
 	cache = NULL;
+	tmem_host_destroy(second);
+	second = NULL;
 	if (space)
 		assert_int_equal(address_space_destroy(space), 0);
 	space = NULL;

@@ -27,6 +27,8 @@ int do_range(struct lun *lun, enum way way, enum lun_op op, unsigned flags, uint
 
 /** The cache of this process, made at the first call. */
 struct cache *harness_cache(void);
+/** Takes memory from it, or lets it grow again: one of the ways it is done, by @seed. */
+void harness_squeeze(unsigned seed);
 /** Whether make_lun() makes LUNs that use it; false at first. */
 extern bool harness_cached;
 

@@ -414,17 +414,45 @@ static void *worker_main(void *arg)
 	return NULL;
 }
 
+static _Atomic bool squeezing;
+
+static void *squeezer_main(void *arg)
+{
+	struct timespec pause = {.tv_nsec = 200000};
+	unsigned seed = 1;
+
+	while (squeezing) {
+		harness_squeeze((unsigned)rand_r(&seed) >> 4);
+		nanosleep(&pause, NULL);
+	}
+	harness_squeeze(2); /* for the tests to come */
+	return NULL;
+}
+
 static void no_stale_or_torn_sector(void **state)
 {
-	pthread_t t[WORKERS];
+	struct lun_cache_stats s;
+	pthread_t t[WORKERS], squeezer;
 
 	harness_reactor();
 	for (int mode = BLOCK_MODE_DIRECT; mode <= BLOCK_MODE_BUFFERED; mode++) {
 		shared = make_lun("shared", (enum block_mode)mode, 1u << 20);
+		squeezing = true;
+		assert_int_equal(pthread_create(&squeezer, NULL, squeezer_main, NULL), 0);
 		for (uintptr_t i = 0; i < WORKERS; i++)
 			assert_int_equal(pthread_create(&t[i], NULL, worker_main, (void *)i), 0);
 		for (int i = 0; i < WORKERS; i++)
 			pthread_join(t[i], NULL);
+		squeezing = false;
+		pthread_join(squeezer, NULL);
+		assert_true(lun_cache_stats(shared, &s));
+		print_message("%llu hits in memory, %llu in tmem, %llu purged, %llu evicted\n",
+			      (unsigned long long)s.cache.hits_memory,
+			      (unsigned long long)s.cache.hits_tmem,
+			      (unsigned long long)s.cache.purged,
+			      (unsigned long long)s.cache.evicted);
+		assert_true(s.cache.hits_memory + s.cache.hits_tmem > 0);
+		assert_true(s.cache.evicted > 0);
 		lun_unref(shared);
 	}
 }
