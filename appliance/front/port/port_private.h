@@ -27,6 +27,7 @@ struct port_server {
 	struct reactor_msg start_msg, stop_msg;
 	struct reactor_timer retry; /* after an accept that failed */
 	bool accepting;
+	bool stopping; /* stop_msg has come, the last of our messages */
 
 	struct port_grace grace;
 
@@ -34,7 +35,7 @@ struct port_server {
 	struct mutex lock;
 	struct list_node sessions;
 	unsigned n_sessions;
-	bool stopping, listener_closed;
+	bool listener_closed;
 	bool settled; /* the grace period is over */
 	pthread_cond_t settled_changed;
 	uint64_t next_id;

@@ -143,23 +143,16 @@ static void listener_closed(struct port_server *s)
 		server_free(s);
 }
 
-static bool is_stopping(struct port_server *s)
-{
-	mutex_scope(&s->lock);
-	return s->stopping;
-}
-
 static void accept_done(struct reactor_op *op, int res, uint32_t flags)
 {
 	struct port_server *s = container_of(op, struct port_server, accept_op);
-	bool stopping = is_stopping(s);
 
 	s->accepting = false;
-	if (res >= 0 && stopping)
+	if (res >= 0 && s->stopping)
 		close(res);
 	else if (res >= 0)
 		admit(s, res);
-	if (stopping)
+	if (s->stopping)
 		listener_closed(s);
 	else if (res >= 0 || res == -ECONNABORTED || res == -EINTR)
 		accept_arm(s);
@@ -197,6 +190,7 @@ static void stop_listening(struct reactor_msg *m)
 {
 	struct port_server *s = container_of(m, struct port_server, stop_msg);
 
+	s->stopping = true;
 	if (s->accepting)
 		reactor_cancel(s->reactor, &s->accept_op);
 	else
@@ -281,7 +275,6 @@ void port_server_await_replays(struct port_server *s)
 static void stop_begin(struct port_server *s, void (*stopped)(void *ctx), void *ctx)
 {
 	mutex_scope(&s->lock);
-	s->stopping = true;
 	s->stopped = stopped;
 	s->stopped_ctx = ctx;
 	for (struct list_node *n = s->sessions.next; n != &s->sessions; n = n->next)
