@@ -25,6 +25,8 @@
 #define INLINE_SLOW_NS	   (4 * NSEC_PER_MSEC)
 #define INLINE_BACKOFF_MIN (10 * NSEC_PER_MSEC)
 #define INLINE_BACKOFF_MAX (2 * NSEC_PER_SEC)
+#define MISSES_MAX	   4u
+#define MISS_PROBE	   32u
 
 static void drive(struct file_store *f, struct block_io *io);
 
@@ -179,6 +181,31 @@ static bool write_inline(struct file_store *f, const struct file_prim *p, int *r
 	return true;
 }
 
+/* --- buffered reads on this thread --- */
+
+/*
+ * Reads on the calling thread what the page cache has; true: *@ret_res is the result. That costs
+ * less than the ring (port, 4 KiB at random, a command a turn: 5.0 against 7.3 us of CPU an I/O),
+ * and the caller has its answer in this turn. What is not there goes through the ring; after some
+ * misses in a row only a few reads are tried.
+ */
+static bool read_inline(struct file_store *f, const struct file_prim *p, int *ret_res)
+{
+	unsigned misses;
+	ssize_t n = -1;
+
+	if (p->kind != FILE_PRIM_READ || f->direct || f->device || p->len > INLINE_MAX)
+		return false;
+	misses = atomic_load_explicit(&f->read_misses, memory_order_relaxed);
+	if (misses < MISSES_MAX || misses % MISS_PROBE == 0)
+		n = preadv2(f->fd, p->iov, p->niov, (off_t)p->off, RWF_NOWAIT);
+	if (n <= 0 || misses)
+		atomic_store_explicit(&f->read_misses, n > 0 ? 0 : misses + 1,
+				      memory_order_relaxed);
+	*ret_res = (int)n;
+	return n > 0;
+}
+
 /* A loop, not recursion: a primitive is under way when this returns, or the I/O is done. */
 static void drive(struct file_store *f, struct block_io *io)
 {
@@ -192,7 +219,7 @@ static void drive(struct file_store *f, struct block_io *io)
 			finish(io, err);
 			return;
 		}
-		if (!write_inline(f, &p, &res)) {
+		if (!write_inline(f, &p, &res) && !read_inline(f, &p, &res)) {
 			issue(f, io, &p);
 			return;
 		}

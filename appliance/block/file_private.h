@@ -28,6 +28,7 @@ struct file_store {
 	char why[160]; /* why this mode */
 	/* --- learnt on the way; relaxed --- */
 	_Atomic bool no_punch, no_zero_range, no_copy;
+	_Atomic unsigned read_misses;  /* in a row, of reads that were tried inline */
 	_Atomic int write_way;	       /* enum file_write_way */
 	_Atomic uint64_t inline_after; /* no inline write before this time, ns */
 	_Atomic uint64_t

@@ -8,7 +8,12 @@
 #include "base/reason.h"
 #include "front/port/port_client.h"
 
-#define PLUGIN_MEMORY (64ull << 20) /* of the embedded form, when nothing is said */
+/*
+ * Of the embedded form, when nothing is said and I/O is direct. What is buffered has the kernel's
+ * cache: a second one would cost more to fill than it saves.
+ */
+#define PLUGIN_MEMORY (64ull << 20)
+#define MEMORY_UNSAID UINT64_MAX
 
 struct plugin_config {
 	/* embedded */
@@ -16,7 +21,7 @@ struct plugin_config {
 	char *mode;    /* "direct", "buffered" or NULL */
 	uint64_t size; /* bytes; with it the file is created when it is not there */
 	uint32_t block_size;
-	uint64_t memory; /* bytes of cached pages; 0: none */
+	uint64_t memory; /* bytes of cached pages; 0: none; or MEMORY_UNSAID */
 	char *description;
 	/* attached */
 	char *socket;

@@ -86,9 +86,17 @@ static int embedded_start(const struct plugin_config *cfg, struct reason *why)
 		.state_dirfd = -1,
 		.description = cfg->description,
 	};
+	struct block_info info;
+	int err = open_lun(&opt, why);
 
-	memory = cfg->memory & ~(uint64_t)(ADDRESS_PAGE - 1);
-	return open_lun(&opt, why);
+	if (err)
+		return err;
+	lun_get_block_info(the_lun, &info);
+	memory = cfg->memory;
+	if (memory == MEMORY_UNSAID)
+		memory = strcmp(info.mode, "buffered") == 0 ? 0 : PLUGIN_MEMORY;
+	memory &= ~(uint64_t)(ADDRESS_PAGE - 1);
+	return 0;
 }
 
 static int embedded_forked(struct reason *why)

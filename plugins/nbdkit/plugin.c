@@ -26,8 +26,7 @@
 #define MEMORY_MIN  (1ll << 20) /* bytes of a cache that is one */
 #define MEMORY_MAX  (1ll << 40)
 
-static struct plugin_config config = {.memory = PLUGIN_MEMORY};
-static bool memory_given;
+static struct plugin_config config = {.memory = MEMORY_UNSAID};
 static const struct backend *backend;
 
 /** One NBD connection. */
@@ -85,7 +84,6 @@ static int config_memory(const char *value)
 		return -1;
 	}
 	config.memory = (uint64_t)size;
-	memory_given = true;
 	return 0;
 }
 
@@ -168,7 +166,7 @@ static int ebb_config_complete(void)
 	bool attached = config.socket || config.lun || config.fallback || config.retry_ms ||
 			config.supervised;
 	bool embedded = config.mode || config.size || config.block_size || config.description ||
-			memory_given;
+			config.memory != MEMORY_UNSAID;
 
 	if (config.file && attached) {
 		nbdkit_error("file= (the engine in nbdkit) excludes lun=, default=, socket=, "
@@ -189,7 +187,7 @@ static int ebb_config_complete(void)
 	"size=SIZE            Create the file, sparse, when it is not there.\n"               \
 	"mode=direct|buffered How to do I/O (default: direct where it works).\n"              \
 	"block-size=512|4096  Logical block size (default: 512).\n"                           \
-	"memory=SIZE          For a cache of what is read; 0: none (default: 64M).\n"         \
+	"memory=SIZE          For a cache of what is read; 0: none (direct: 64M).\n"          \
 	"description=TEXT     Description of the export.\n"                                   \
 	"A LUN of the daemon:\n"                                                              \
 	"lun=NAME             The LUN (default: the one that the client's export name is).\n" \

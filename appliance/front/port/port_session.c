@@ -65,6 +65,7 @@ struct port_session {
 	struct port_ring ring;
 	uint64_t put_off; /* bit i: the command of slot i waits for the end of the grace period */
 	struct port_io *ios; /* PORT_SLOTS, mapped: pages come with use */
+	unsigned read_flags; /* enum lun_io_flags, of every READ */
 	int bell;
 	struct reactor_poller poller; /* on while the client need not ring */
 	unsigned idle_turns;	      /* how often it has found nothing in a row */
@@ -213,6 +214,8 @@ static void start(struct port_session *p, const struct port_request *req)
 		pio->iov.iov_len = req->len;
 		io->iov = &pio->iov;
 		io->niov = 1;
+		if (req->op == PORT_READ)
+			io->flags |= p->read_flags;
 		metric_add(req->op == PORT_READ ? &p->bytes_read : &p->bytes_written, req->len);
 	} else if (req->op == PORT_EXTENTS) {
 		io->n_extents = req->room;
@@ -527,7 +530,11 @@ static void attach(struct port_session *p, struct lun *lun, bool read_only, int 
 {
 	int fds[] = {p->memfd, p->bell, claim};
 	struct port_msg_attached a;
+	struct block_info info;
 
+	lun_get_block_info(lun, &info);
+	/* The kernel has cached what comes from a buffered store: once is enough. */
+	p->read_flags = strcmp(info.mode, "buffered") == 0 ? LUN_IO_DPO : 0;
 	mutex_lock(&p->server->lock);
 	p->lun = lun;
 	p->read_only = read_only;
