@@ -73,7 +73,8 @@ struct memory {
 	struct budget_pool *cache_pool, *tmem_pool, *process_pool, *iobuf_pool, *port_pool;
 
 	/* --- set before iobuf_pool is made --- */
-	struct reactor_set *reactors;
+	struct reactor_set
+		*_Atomic reactors;  /* the controller's thread sees them complete or not */
 	struct iobuf_order *orders; /* one a reactor */
 	/* --- set before port_pool is made --- */
 	struct port_server *port;
