@@ -47,7 +47,7 @@
 #define IOBUF_SHARE    12		  /* percent of the budget */
 #define CACHE_FLOOR    (4ull << 20)
 #define INDEX_PART     64 /* of the ceiling: the index of a full cache, with room to spare */
-#define SETTLE_PAGES   (1u << 20) /* looked at in one go */
+#define SETTLE_PAGES   (1u << 18) /* looked at in one go, some 10 ms */
 #define TMEM_SPARES    (1ull << 20)
 #define TMEM_POOLS     8192 /* one a LUN that is cached */
 #define ANSWER_MS      500  /* reactors that take longer are not waited for */
@@ -67,6 +67,7 @@ struct memory {
 	struct address_space *space;
 	struct tmem_host *tmem; /* or NULL */
 	struct cache *cache;
+	uint32_t settle_pages;
 	struct budget *budget;
 	struct config_memory declared; /* numbers only; changed between changes */
 	unsigned threads, luns;	       /* declared, for the default floor */
@@ -187,10 +188,10 @@ static void cache_use(void *pool, struct budget_use *ret_use)
 
 	cache_stats(m->cache, &s);
 	*ret_use = (struct budget_use){
-		.bytes = s.resident + s.index_bytes,
+		.bytes = s.resident + s.index_resident,
 		.reclaimable = s.resident,
 		.loose = less(s.resident, s.wired_pages * CACHE_PAGE),
-		.wired = s.index_bytes,
+		.wired = s.index_resident,
 	};
 }
 
@@ -211,7 +212,7 @@ static uint64_t cache_pool_settle(void *pool)
 {
 	struct memory *m = pool;
 
-	return cache_settle(m->cache, SETTLE_PAGES);
+	return cache_settle(m->cache, m->settle_pages);
 }
 
 /* --- pool: tmem --- */
@@ -395,6 +396,8 @@ static int make_pools(struct memory *m, const struct config_memory *c)
 	cache_stats(m->cache, &s);
 	cache.floor = s.index_bytes + CACHE_FLOOR;
 	cache.max = s.index_bytes + s.max;
+	m->settle_pages = s.max / CACHE_PAGE < SETTLE_PAGES ? (uint32_t)(s.max / CACHE_PAGE)
+							    : SETTLE_PAGES;
 	ret = budget_add(m->budget, &cache, &m->cache_pool);
 	if (!ret && m->tmem)
 		ret = budget_add(m->budget, &tmem, &m->tmem_pool);

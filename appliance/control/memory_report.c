@@ -96,9 +96,9 @@ json_t *memory_report_cache(const struct cache_stats *s)
 	json_t *o = json_pack("{s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "pages",
 			      INT(s->pages), "zero_pages", INT(s->zero_pages), "wired_pages",
 			      INT(s->wired_pages), "resident", INT(s->resident), "index_bytes",
-			      INT(s->index_bytes), "tmem_pages", INT(s->tmem_pages), "tmem_bytes",
-			      INT(s->tmem_bytes), "target", INT(s->target), "returned_bytes",
-			      INT(s->returned));
+			      INT(s->index_resident), "tmem_pages", INT(s->tmem_pages),
+			      "tmem_bytes", INT(s->tmem_bytes), "target", INT(s->target),
+			      "returned_bytes", INT(s->returned));
 
 #define X(name, help) json_object_set_new(o, #name, INT(s->name));
 	CACHE_COUNTERS(X)

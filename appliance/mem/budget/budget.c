@@ -18,7 +18,9 @@
  * watermark; when it does, we give back what is missing to the high one: so others find free memory
  * instead of having to reclaim ours, and the distance of the two keeps us from swinging. Pressure
  * that the kernel tells of our own cgroup asks for a part of what is reclaimable whatever the
- * figures say; a stall somewhere on the host only makes us look at them.
+ * figures say; a stall somewhere on the host only makes us look at them. Who has taken by the next
+ * look what was given takes fast: each time in a row it is twice as much, so that a few looks lead
+ * from ceiling to floor.
  *
  * Loss. Pages that the kernel has taken were its to take. The target falls to what is left, so that
  * misses do not fill them again at once: that would be a fight over each page.
@@ -47,11 +49,12 @@
 #define PAGE		  4096
 
 /* Times, as parts of the time from floor to ceiling. */
-#define GROW_STEPS  60	/* steps of growth: each 1 s of 60 */
-#define TICK_PART   600 /* between looks while memory is short: 100 ms */
-#define REST_PART   12	/* from the end of pressure to growth: 5 s */
-#define SLOW_PART   30	/* between looks that replace PSI: 2 s */
-#define BACKOFF_MAX 16	/* blocked growth waits this many times longer at most */
+#define GROW_STEPS  60	 /* steps of growth: each 1 s of 60 */
+#define TICK_PART   1200 /* between looks while memory is short: 50 ms */
+#define REST_PART   12	 /* from the end of pressure to growth: 5 s */
+#define SLOW_PART   30	 /* between looks that replace PSI: 2 s */
+#define BACKOFF_MAX 16	 /* blocked growth waits this many times longer at most */
+#define URGENCY_MAX 5	 /* doublings of what is given back */
 
 const char *budget_cause_name(enum budget_cause cause)
 {
@@ -354,10 +357,13 @@ static void look_locked(struct budget *b, unsigned told)
 	if (told & (SENSE_PRESSURE | SENSE_STALL))
 		cause = BUDGET_CAUSE_PSI;
 	if (need || lost >= LOSS_MIN) {
-		bytes = lower_locked(b, need, t.fixed, need ? cause : BUDGET_CAUSE_LOSS);
+		bytes = lower_locked(b, need << b->urgency, t.fixed,
+				     need ? cause : BUDGET_CAUSE_LOSS);
+		b->urgency = !bytes ? 0 : b->urgency + (b->urgency < URGENCY_MAX);
 		press_locked(b, now, bytes || lost);
 		return;
 	}
+	b->urgency = 0;
 	apply_locked(b, t.fixed); /* what is only accounted may have changed */
 	relax_locked(b, now, room_to_grow(places, n, t.loose), &t);
 }

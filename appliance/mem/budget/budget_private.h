@@ -95,6 +95,7 @@ struct budget {
 	uint64_t next_ns;     /* of the next look that nobody asked for; 0: none */
 	uint64_t pressed_ns;  /* when memory was short last */
 	uint64_t interval_ns; /* between looks of this state; grows while they find nothing */
+	unsigned urgency;     /* looks in a row that met a need, and gave */
 	uint64_t shrinks[BUDGET_CAUSES], returned, looks;
 	uint64_t last_shrink_ns, last_shrink_bytes;
 	uint64_t limit, available; /* at the last look */

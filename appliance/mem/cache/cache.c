@@ -13,6 +13,7 @@
 #include <errno.h>
 #include <sched.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include "mem/cache/cache_private.h"
@@ -402,10 +403,27 @@ void cache_object_stats(struct cache_object *o, struct cache_stats *ret_stats)
 	stats_add_object(ret_stats, o);
 }
 
+/* Bytes of the pages of private memory at @addr that have been touched. */
+static uint64_t resident_of(uint64_t addr, uint64_t size)
+{
+	unsigned char there[4096];
+	uint64_t n = 0;
+
+	for (uint64_t step; size; addr += step, size -= step) {
+		step = size < sizeof(there) * CACHE_PAGE ? size : sizeof(there) * CACHE_PAGE;
+		if (mincore((void *)addr, step, there))
+			return 0;
+		for (uint64_t i = 0; i < step / CACHE_PAGE; i++)
+			n += there[i] & 1;
+	}
+	return n * CACHE_PAGE;
+}
+
 void cache_stats(struct cache *c, struct cache_stats *ret_stats)
 {
 	struct cache_stats st = {
 		.index_bytes = sizeof(*c) + c->n_shards * sizeof(struct shard) + c->tables_size,
+		.index_resident = resident_of(c->tables_addr, c->tables_size),
 		.target = cache_target(c),
 		.max = c->frames * CACHE_PAGE,
 		.returned = metric_read(&c->returned),

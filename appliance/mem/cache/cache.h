@@ -144,11 +144,12 @@ struct cache_stats {
 	uint64_t zero_pages;  /* in the index, noted only */
 	uint64_t wired_pages; /* of them not (yet) given to the kernel */
 	uint64_t resident;    /* bytes of pages in memory, those taken but not yet found included */
-	uint64_t index_bytes; /* wired memory of the index and its tables */
-	uint64_t tmem_pages;  /* compressed */
-	uint64_t tmem_bytes;  /* all memory charged for them */
-	uint64_t target, max; /* bytes; of objects: floor and 0 */
-	uint64_t returned;    /* bytes given back by cache_set_target(), ever */
+	uint64_t index_bytes; /* wired memory of the index and its tables, when all of it is used */
+	uint64_t index_resident; /* of it used so far; of objects: 0 */
+	uint64_t tmem_pages;	 /* compressed */
+	uint64_t tmem_bytes;	 /* all memory charged for them */
+	uint64_t target, max;	 /* bytes; of objects: floor and 0 */
+	uint64_t returned;	 /* bytes given back by cache_set_target(), ever */
 };
 void cache_stats(struct cache *c, struct cache_stats *ret_stats);
 void cache_object_stats(struct cache_object *o, struct cache_stats *ret_stats);
