@@ -94,7 +94,7 @@ static uint64_t less(uint64_t a, uint64_t b)
 
 struct watermarks budget_watermarks(uint64_t size)
 {
-	uint64_t low = min_u64(max_u64(size / 64, min_u64(8u << 20, size / 8)), 256u << 20);
+	uint64_t low = min_u64(max_u64(size / 32, min_u64(8u << 20, size / 8)), 512u << 20);
 
 	return (struct watermarks){low, 2 * low};
 }
