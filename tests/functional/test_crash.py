@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Killed at any instant - the daemon, nbdkit, both - nothing acknowledged is lost and clients go on."""
+import json
 import os
 import random
 import signal
@@ -10,6 +11,7 @@ import nbd
 import pytest
 
 from conftest import PACE, SLOW, TOOLS, free_port, nbdkits_of
+from controllib import wait_for
 from nbdlib import Nbdkit
 
 
@@ -21,15 +23,21 @@ def kill_nbdkit(e):
             pass
 
 
+def n_sessions(e):
+    """Those that have a LUN: nbdkit's own connection has none."""
+    return sum(s["export"] != "" for s in json.loads(e.cli("--json", "session", "list").stdout))
+
+
 def survive(e, kills, seed):
     """Runs the checker with reconnection while things are killed; it verifies all data at its end."""
     rng = random.Random(seed)
     check = subprocess.Popen(
         [TOOLS / "consistency/consistency", "--iscsi", e.iscsi(), "--iscsi", e.iscsi(), "--nbd", e.nbd(), "--nbd", e.nbd(),
-         f"--reconnect={30 * SLOW}", "--seconds", str(int(kills * 3 * PACE) + 3), "--seed", str(seed)],
+         f"--reconnect={30 * SLOW}", "--seconds", str(kills * 60 * SLOW), "--seed", str(seed)],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, stdin=subprocess.DEVNULL)
     done = 0
     try:
+        wait_for("the checker's sessions", lambda: n_sessions(e) == 4)
         for i in range(kills):
             time.sleep(rng.uniform(0.3, 1.5) * PACE)
             assert check.poll() is None, f"the checker ended after {done} kills:\n{check.communicate()[0]}"
@@ -42,6 +50,8 @@ def survive(e, kills, seed):
                 time.sleep(rng.uniform(0, 0.3))
                 e.start()
             done += 1
+        time.sleep(2 * PACE)
+        check.terminate()  # it ends with reading all that was written
         out = check.communicate(timeout=(kills * 5 + 180) * SLOW)[0]
     finally:
         if check.poll() is None:

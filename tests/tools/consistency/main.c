@@ -24,12 +24,19 @@ static const char help[] =
 	"  --depth N          requests in flight a connection (default 8)\n"
 	"  --max-blocks N     of a request (default 64)\n"
 	"  --block-size N     when there are only NBD connections (default 512)\n"
-	"  --seconds S        how long (default 10)\n"
+	"  --seconds S        how long (default 10); SIGTERM ends it early, with all checks\n"
 	"  --seed N           of what is sent (default 1)\n"
 	"  --reconnect[=S]    a lost connection may take so many seconds (30) to come back\n"
 	"  --unmap-zeroes     UNMAP and TRIM must zero (else each block may also stay)\n"
 	"  --atomic-reads     a read must see a CAW or an atomic write wholly or not at all\n"
 	"  --torn-reads       a block that is read while it is written may be a mixture\n";
+
+static volatile sig_atomic_t end;
+
+static void on_term(int sig)
+{
+	end = 1;
+}
 
 struct options {
 	struct run_options run;
@@ -139,7 +146,12 @@ int main(int argc, char **argv)
 {
 	static struct client *clients[CLIENTS_MAX];
 	struct options o = {
-		.run = {.blocks = 1024, .depth = 8, .max_blocks = 64, .seconds = 10, .seed = 1},
+		.run = {.blocks = 1024,
+			.depth = 8,
+			.max_blocks = 64,
+			.seconds = 10,
+			.seed = 1,
+			.end = &end},
 		.connections = 1,
 		.block_size = 512,
 	};
@@ -149,6 +161,7 @@ int main(int argc, char **argv)
 		return 2;
 	}
 	signal(SIGPIPE, SIG_IGN); /* a lost connection is an answer, not an end */
+	signal(SIGTERM, on_term);
 	unsigned n = make_clients(&o, clients);
 	int r = -1;
 

@@ -333,7 +333,7 @@ static void run_loop(struct run *run, struct pollfd *polls)
 		if (run->phase == PHASE_LOAD) {
 			if (!deadline)
 				deadline = clock_now_ns() + (uint64_t)(run->options.seconds * 1e9);
-			run->stopping = clock_now_ns() >= deadline;
+			run->stopping = clock_now_ns() >= deadline || *run->options.end;
 		}
 		if (!all_idle(run))
 			service_all(run, polls);

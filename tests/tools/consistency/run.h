@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 #pragma once
 
+#include <signal.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -12,6 +13,7 @@ struct run_options {
 	unsigned depth;	     /* requests in flight a client */
 	uint32_t max_blocks; /* of a request */
 	double seconds;
+	const volatile sig_atomic_t *end; /* set by a signal: the load ends now */
 	double reconnect_seconds; /* how long a client may try to come back; 0: a lost connection is
 				     a failure */
 	uint64_t seed;
