@@ -4,8 +4,9 @@
  *
  *	engine_bench FILE DEPTH SECONDS none|cold|hot [SEED]
  *
- * none: without a cache. cold: with one of a sixteenth of the file; the file is gone through in an
- * order in which no page comes again before all others have come, so no read hits. hot: with one
+ * none: without a cache. cold: with one of a sixteenth of the file, which is full of pages that are
+ * not read again; the rest of the file is gone through in an order in which no page comes again
+ * before all others have come, so no read hits, and each drives a page out. hot: with one
  * that holds the working set, an eighth of the file, which is read once before. Prints a JSON
  * object, with latencies and CPU as fio's are in scripts/bench.
  */
@@ -41,7 +42,7 @@ static struct {
 	struct reactor_timer end;
 	struct slot slot[DEPTH_MAX];
 	unsigned depth, running;
-	uint64_t pages, period, at; /* of the random walk */
+	uint64_t first, pages, period, at; /* of the random walk */
 	uint64_t length_ns, began_ns, ended_ns, reads, hist[BUCKETS];
 	bool over;
 	int err;
@@ -104,7 +105,7 @@ static void go(struct slot *s)
 {
 	while (!bench.over) {
 		s->io = (struct lun_io){.op = LUN_READ,
-					.off = next_page() * PAGE,
+					.off = (bench.first + next_page()) * PAGE,
 					.len = PAGE,
 					.iov = &s->iov,
 					.niov = 1,
@@ -208,6 +209,10 @@ static void open_lun(const char *path, const char *how)
 	if (!strcmp(how, "hot")) {
 		bench.pages /= 8;
 		prefetch(bench.pages * PAGE);
+	} else if (!strcmp(how, "cold")) {
+		bench.first = bench.pages / 16;
+		bench.pages -= bench.first;
+		prefetch(bench.first * PAGE);
 	}
 	if (!bench.pages)
 		die("the file is too small");
