@@ -97,7 +97,7 @@ bool lun_bounce_get(struct lun_io *io)
 		return true;
 	if (io->reactor && may_wait(io))
 		return false;
-	if (want > BOUNCE_MALLOC && (io->reactor || io->op != LUN_COPY))
+	if (want > BOUNCE_MALLOC && (io->reactor || !may_wait(io)))
 		want = BOUNCE_MALLOC;
 	return bounce_from_malloc(io, want);
 }
