@@ -21,7 +21,7 @@
 #include "base/clock.h"
 #include "mem/budget/budget_private.h"
 
-#define M	  (1ull << 20)
+#define M	  (UINT64_C(1) << 20)
 #define REGROW_MS 600
 #define PATIENCE  (10 * NSEC_PER_SEC)
 
@@ -470,9 +470,9 @@ static void test_a_v1_group_tells_when_its_usage_comes_near_the_limit(void **sta
 
 	put("cg/a/memory.limit_in_bytes", "9223372036854771712\n");
 	put("cg/a/memory.usage_in_bytes", "0\n");
-	put("cg/a/b/memory.limit_in_bytes", "%llu\n", 512 * M);
-	put("cg/a/b/memory.usage_in_bytes", "%llu\n", 100 * M);
-	put("cg/a/b/memory.stat", "inactive_file 7\ntotal_inactive_file %llu\n", 50 * M);
+	put("cg/a/b/memory.limit_in_bytes", "%lu\n", 512 * M);
+	put("cg/a/b/memory.usage_in_bytes", "%lu\n", 100 * M);
+	put("cg/a/b/memory.stat", "inactive_file 7\ntotal_inactive_file %lu\n", 50 * M);
 	put("cg/a/b/cgroup.event_control", "%s", "");
 	b = make((struct budget_spec){.floor = 10 * M, .ceiling = 200 * M, .cgroup = at("cg/a/b")});
 	assert_int_equal(stats(b).available, 462 * M);
@@ -486,7 +486,7 @@ static void test_a_v1_group_tells_when_its_usage_comes_near_the_limit(void **sta
 	close(control);
 	assert_int_equal(sscanf(text, "%d %d %llu", &event, &usage, &bytes), 3);
 	assert_int_equal(bytes, 512 * M - budget_watermarks(512 * M).low);
-	put("cg/a/b/memory.usage_in_bytes", "%llu\n", 512 * M);
+	put("cg/a/b/memory.usage_in_bytes", "%lu\n", 512 * M);
 	put("cg/a/b/memory.stat", "total_inactive_file 0\n");
 	assert_int_equal(write(event, &one, 8), 8);
 	wait_until(b, s.shrinks[BUDGET_CAUSE_CGROUP] >= 1);
