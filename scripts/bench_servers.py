@@ -127,7 +127,7 @@ class Ebb(Server):
         state = self.context.folder / f"state-{self.port}"
         io = "direct" if self.mode == "direct" else "buffered"
         self.spawn(self.context.ebb, "serve", f"{self.image},name=b,io={io}", "--iscsi", f"127.0.0.1:{self.port}",
-                   "--nbd", f"127.0.0.1:{nbd_port}", "--state", state,
+                   "--nbd", f"127.0.0.1:{nbd_port}", "--metrics", "none", "--state", state,
                    "--socket", self.context.folder / f"control-{self.port}", stdout=subprocess.PIPE)
         lines = self.read_until_ready()
         scheme = "iscsi:" if self.front == "iscsi" else "nbd:"

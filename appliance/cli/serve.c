@@ -19,9 +19,11 @@
 #include "cli/cli.h"
 #include "control/run.h"
 #include "control/size.h"
+#include "exporter/exporter.h"
 
-#define DEFAULT_ISCSI "127.0.0.1:3260"
-#define DEFAULT_NBD   "127.0.0.1:10809"
+#define DEFAULT_ISCSI	"127.0.0.1:3260"
+#define DEFAULT_NBD	"127.0.0.1:10809"
+#define DEFAULT_METRICS "127.0.0.1:9810"
 
 const char cli_serve_help[] =
 	"Usage: ebb serve FILE[,OPTION...]... [OPTIONS]\n"
@@ -43,6 +45,8 @@ const char cli_serve_help[] =
 	"                           (default 127.0.0.1:3260)\n"
 	"  --nbd ADDR:PORT|unix:PATH  listen for NBD; may be repeated; \"none\": do not\n"
 	"                           (default 127.0.0.1:10809)\n"
+	"  --metrics ADDR:PORT|unix:PATH  serve metrics for Prometheus by HTTP; may be repeated;\n"
+	"                           \"none\": do not (default 127.0.0.1:9810, if it is free)\n"
 	"  --memory MAX             memory for all caches and buffers, at most\n"
 	"  --state DIR              where identities and reservations are kept\n"
 	"                           (default: one for each first FILE, below ~/.local/state/ebb)\n"
@@ -56,7 +60,8 @@ const char cli_serve_help[] =
 
 struct serve {
 	struct config *cfg;
-	bool iscsi_given, nbd_given;
+	bool iscsi_given, nbd_given, metrics_given;
+	struct exporter *exporter;
 	const char *state, *socket;
 	char socket_buf[200], state_buf[4096], port_buf[220];
 };
@@ -235,11 +240,8 @@ static int take_option(struct serve *s, int opt, const char *arg, struct reason 
 		return add_address(&c->nbd.listen, &c->nbd.listen_count, &s->nbd_given, arg, true,
 				   why);
 	case OPT_METRICS:
-		return strcmp(arg, "none")
-			       ? reason_set(why, EOPNOTSUPP,
-					    "--metrics: this version serves no metrics; "
-					    "see `ebb status` and `ebb lun show`")
-			       : 0;
+		return add_address(&c->metrics, &c->metrics_count, &s->metrics_given, arg, true,
+				   why);
 	case OPT_MEMORY:
 		free(c->memory.max_text);
 		c->memory.max_text = strdup(arg);
@@ -351,6 +353,8 @@ static int set_defaults(struct serve *s, struct reason *why)
 		ret = add_string(&c->iscsi.portals, &c->iscsi.portals_count, DEFAULT_ISCSI);
 	if (!ret && !s->nbd_given)
 		ret = add_string(&c->nbd.listen, &c->nbd.listen_count, DEFAULT_NBD);
+	if (!ret && !s->metrics_given)
+		ret = add_string(&c->metrics, &c->metrics_count, DEFAULT_METRICS);
 	if (ret)
 		return reason_set(why, -ret, "out of memory");
 	if (!s->state)
@@ -368,27 +372,51 @@ static int set_defaults(struct serve *s, struct reason *why)
 	return config_check(c, NULL, NULL, why);
 }
 
-/* One line per export with the URL to paste, then "ready". */
-static int say_exports(struct appliance *app, void *ctx)
+/* Another instance may have the address of metrics that nobody asked for: blocks are served. */
+static int start_metrics(struct serve *s, struct appliance *app, struct reason *why)
 {
-	json_t *list = appliance_report_exports(app), *o;
+	int ret = exporter_start(app, &s->exporter, why);
+
+	if (ret != -EADDRINUSE || s->metrics_given)
+		return ret;
+	fprintf(stderr, "ebb: %s; none are served (see --metrics)\n", why->text);
+	return 0;
+}
+
+/* One line per export with the URL to paste, one per address of metrics, then "ready". */
+static int started(struct appliance *app, void *ctx, struct reason *why)
+{
+	struct serve *s = ctx;
+	json_t *list, *o;
+	const char *url;
+	int ret = start_metrics(s, app, why);
 	size_t i;
 
+	if (ret)
+		return ret;
+	list = appliance_report_exports(app);
 	json_array_foreach(list, i, o)
 	{
 		printf("%s\n", json_string_value(json_object_get(o, "url")));
 	}
 	json_decref(list);
+	for (i = 0; (url = exporter_url(s->exporter, (unsigned)i)); i++)
+		printf("metrics %s\n", url);
 	printf("ready\n");
 	fflush(stdout);
 	return 0;
+}
+
+static void stopping(struct appliance *app, void *ctx)
+{
+	exporter_stop(((struct serve *)ctx)->exporter);
 }
 
 int cli_serve(int argc, char **argv, const struct cli_options *global)
 {
 	struct serve s = {.socket = global->socket, .cfg = config_new()};
 	struct reason why = {.text = ""};
-	struct run_options run = {.started = say_exports};
+	struct run_options run = {.started = started, .stopping = stopping, .ctx = &s};
 	bool help = false;
 	int ret;
 
@@ -402,9 +430,9 @@ int cli_serve(int argc, char **argv, const struct cli_options *global)
 			fputs(cli_serve_help, stdout);
 		else if (ret != -EAGAIN)
 			fprintf(stderr, "ebb serve: %s\n", why.text);
-		if (ret && ret != -EOPNOTSUPP)
+		if (ret)
 			fputs("Try 'ebb serve --help'.\n", stderr);
-		return help ? EXIT_DONE : ret == -EOPNOTSUPP ? EXIT_REFUSED : EXIT_USAGE;
+		return help ? EXIT_DONE : EXIT_USAGE;
 	}
 	umask(0077);
 	ret = set_defaults(&s, &why);

@@ -665,3 +665,29 @@ struct memory *appliance_memory(struct appliance *app)
 {
 	return app->memory;
 }
+
+struct lun_table *appliance_luns(struct appliance *app)
+{
+	return app->table;
+}
+
+struct iscsi_server *appliance_iscsi(struct appliance *app)
+{
+	return app->iscsi;
+}
+
+struct port_server *appliance_port(struct appliance *app)
+{
+	return app->port;
+}
+
+struct nbd_supervisor *appliance_nbd(struct appliance *app)
+{
+	return app->nbd;
+}
+
+const struct config *appliance_started_with(struct appliance *app)
+{
+	/* Where no file declares, the declaration is never replaced. */
+	return app->started_with ? app->started_with : app->declared;
+}

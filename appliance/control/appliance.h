@@ -19,7 +19,11 @@
 #include "event/reactor.h"
 
 struct appliance;
+struct iscsi_server;
+struct lun_table;
 struct memory;
+struct nbd_supervisor;
+struct port_server;
 
 struct appliance_options {
 	/* The file that declares; read again by plan and apply. NULL: the declaration is ours. */
@@ -50,6 +54,19 @@ struct reactor *appliance_control_reactor(struct appliance *app);
 struct reactor_set *appliance_reactors(struct appliance *app);
 /** Its budget, caches and addresses (control/memory.h), there as long as it runs. */
 struct memory *appliance_memory(struct appliance *app);
+
+/* --- its parts, there as long as it runs, for those who watch --- */
+
+struct lun_table *appliance_luns(struct appliance *app);
+struct iscsi_server *appliance_iscsi(struct appliance *app);
+struct port_server *appliance_port(struct appliance *app);
+/** NULL: nothing listens for NBD. */
+struct nbd_supervisor *appliance_nbd(struct appliance *app);
+/**
+ * The declaration it was started with. Only what takes a restart to change may be looked at: the
+ * rest may be changing.
+ */
+const struct config *appliance_started_with(struct appliance *app);
 
 /* --- changes; all block --- */
 

@@ -131,6 +131,7 @@ int run_appliance(struct config *cfg, const struct run_options *opt, struct reas
 	struct control_server *srv = NULL;
 	struct watchdog watchdog = {0};
 	struct appliance *app;
+	bool started;
 	int ret, err;
 
 	log_set_level(cfg->log_level);
@@ -141,8 +142,9 @@ int run_appliance(struct config *cfg, const struct run_options *opt, struct reas
 		return ret;
 	}
 	ret = control_server_start(app, opt->control_socket, &srv, why);
-	if (!ret && opt->started)
-		ret = opt->started(app, opt->ctx);
+	started = !ret;
+	if (started && opt->started)
+		ret = opt->started(app, opt->ctx, why);
 	if (!ret) {
 		log_info("started", "version=%s control=%s", EBB_VERSION, opt->control_socket);
 		sd_notify(0, "READY=1");
@@ -150,6 +152,8 @@ int run_appliance(struct config *cfg, const struct run_options *opt, struct reas
 		sd_notify(0, "STOPPING=1");
 		log_info("stopping", "version=%s", EBB_VERSION);
 	}
+	if (started && opt->stopping)
+		opt->stopping(app, opt->ctx);
 	control_server_stop(srv);
 	err = appliance_stop(app);
 	free(watchdog.pings); /* only now: one may have been on its way to a reactor */

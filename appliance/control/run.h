@@ -14,8 +14,10 @@
 struct run_options {
 	struct appliance_options appliance;
 	const char *control_socket;
-	/* Once all of it runs; a return that is not 0 ends it. May be NULL. */
-	int (*started)(struct appliance *app, void *ctx);
+	/* Once all of it runs; a -errno, with the reason, ends it. May be NULL. */
+	int (*started)(struct appliance *app, void *ctx, struct reason *why);
+	/* After started(), whatever it returned, while all of it still runs. May be NULL. */
+	void (*stopping)(struct appliance *app, void *ctx);
 	void *ctx;
 };
 

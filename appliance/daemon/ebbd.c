@@ -16,6 +16,7 @@
 
 #include "base/log.h"
 #include "control/run.h"
+#include "exporter/exporter.h"
 
 #define DEFAULT_CONFIG "/etc/ebb/ebb.yaml"
 #define PATH_SIZE      4096
@@ -93,12 +94,32 @@ static int prepare(const struct config *cfg, const char *state, const char *runt
 	return ret;
 }
 
+static int started(struct appliance *app, void *ctx, struct reason *why)
+{
+	struct exporter **e = ctx;
+	const char *url;
+	int ret = exporter_start(app, e, why);
+
+	for (unsigned i = 0; !ret && (url = exporter_url(*e, i)); i++)
+		log_info("metrics.listen", "url=%s", url);
+	return ret;
+}
+
+static void stopping(struct appliance *app, void *ctx)
+{
+	exporter_stop(*(struct exporter **)ctx);
+}
+
 static int run(const char *path, struct config *cfg, struct reason *why)
 {
 	const char *state = cfg->state_dir ? cfg->state_dir : CONFIG_STATE_DIR;
 	const char *runtime = cfg->runtime_dir ? cfg->runtime_dir : CONFIG_RUNTIME_DIR;
 	char control[PATH_SIZE], port[PATH_SIZE];
-	struct run_options opt = {.control_socket = control};
+	struct exporter *exporter = NULL;
+	struct run_options opt = {.control_socket = control,
+				  .started = started,
+				  .stopping = stopping,
+				  .ctx = &exporter};
 	int ret;
 
 	snprintf(control, sizeof(control), "%s/control.sock", runtime);

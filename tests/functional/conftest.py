@@ -109,6 +109,8 @@ class Ebb:
         self.log = open(self.folder / "serve.log", "a+")
         self.cmd = [str(EBB), "serve", *map(str, files), "--iscsi", f"127.0.0.1:{self.iscsi_port}", "--nbd",
                     self.nbd_arg, "--state", str(self.folder / "state"), "--socket", str(self.socket), *map(str, args)]
+        if "--metrics" not in self.cmd:
+            self.cmd += ["--metrics", "none"]
         self.env = dict(os.environ, **(env or {}))
         self.proc = None
         self.lines = []

@@ -456,3 +456,8 @@ void cache_stats(struct cache *c, struct cache_stats *ret_stats)
 	mutex_unlock(&c->objects_lock);
 	*ret_stats = st;
 }
+
+void cache_volatile_stats(struct cache *c, struct volatile_stats *ret_stats)
+{
+	volatile_stats(c->range, ret_stats);
+}

@@ -152,4 +152,7 @@ struct cache_stats {
 	uint64_t returned;	 /* bytes given back by cache_set_target(), ever */
 };
 void cache_stats(struct cache *c, struct cache_stats *ret_stats);
+/** Of the range in which its pages live. */
+struct volatile_stats;
+void cache_volatile_stats(struct cache *c, struct volatile_stats *ret_stats);
 void cache_object_stats(struct cache_object *o, struct cache_stats *ret_stats);

@@ -1,0 +1,259 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * One table says what metrics there are: name, type, unit, help, labels, and where the value is
+ * found. /metrics and docs/metrics.md are made from it.
+ *
+ *	appliance --metrics_collect--> records, by group --metrics_render + table--> text
+ *
+ * A *group* is a kind of thing that has values: a LUN, a session. Collecting copies what each has
+ * into a *record*, so that a LUN is held for microseconds, not for a scrape: one that is deleted
+ * meanwhile closes at once. Rendering looks at records only.
+ */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/metric.h"
+#include "control/appliance.h"
+#include "exporter/text.h"
+#include "front/iscsi/iscsi.h"
+#include "mem/tmem/host.h"
+
+/* Kinds of things, and the labels that tell one from another. */
+#define METRIC_GROUPS(X)                                      \
+	X(build, "version")                                   \
+	X(process, "")                                        \
+	X(reactor, "reactor")                                 \
+	X(lun, "lun")                                         \
+	X(lun_info, "lun, uuid, path")                        \
+	X(lun_op, "lun, op")                                  \
+	X(lun_cache, "lun")                                   \
+	X(lun_tier, "lun, tier")                              \
+	X(session, "session, initiator")                      \
+	X(session_info, "session, protocol, export, address") \
+	X(iscsi, "")                                          \
+	X(port, "")                                           \
+	X(port_client, "session, initiator")                  \
+	X(nbd, "")                                            \
+	X(budget, "")                                         \
+	X(shrink, "cause")                                    \
+	X(pool, "pool")                                       \
+	X(cache, "")                                          \
+	X(volatile, "")                                       \
+	X(arena, "arena")                                     \
+	X(tmem, "")                                           \
+	X(tmem_kind, "kind")                                  \
+	X(exporter, "")
+
+enum metric_group {
+#define X(group, labels) METRIC_GROUP_##group,
+	METRIC_GROUPS(X)
+#undef X
+		METRIC_GROUPS_COUNT
+};
+
+/** A value that is not there: no sample is written. */
+#define METRIC_NONE UINT64_MAX
+
+/** What was counted of durations; sum_ns METRIC_NONE: no sample is written. */
+struct metric_durations {
+	uint64_t bucket[METRIC_HIST_BUCKETS];
+	uint64_t sum_ns;
+};
+
+/* --- records: each begins with its labels, as metrics_label() made them --- */
+
+struct build_record {
+	size_t labels;
+};
+
+struct process_record {
+	size_t labels;
+	uint64_t resident, virtual, cpu_ns, start_ns, open_files, max_files;
+};
+
+struct reactor_record {
+	size_t labels;
+	uint64_t turns, sleeps, spins, completions, messages, timers;
+	uint64_t mapped, used, limit, registered, waits, returned;
+};
+
+struct lun_record {
+	size_t labels;
+	uint64_t size, inflight, conflicts;
+};
+
+struct lun_info_record {
+	size_t labels;
+};
+
+struct lun_op_record {
+	size_t labels;
+	uint64_t ops, bytes, errors;
+	struct metric_durations latency;
+};
+
+struct lun_cache_record {
+	size_t labels;
+	uint64_t resident, misses, purged, fills, fills_lost, updates, invalidated, evicted;
+	uint64_t demoted, readahead, readahead_used, coalesced, tmem_bytes;
+};
+
+struct lun_tier_record {
+	size_t labels;
+	uint64_t hits;
+};
+
+struct session_record {
+	size_t labels;
+	uint64_t since_ns, commands, inflight, read_bytes, written_bytes, errors;
+};
+
+struct session_info_record {
+	size_t labels;
+};
+
+struct iscsi_record {
+	size_t labels;
+	uint64_t sessions, logging_in;
+#define X(name, help) uint64_t name;
+	ISCSI_COUNTERS(X)
+#undef X
+};
+
+struct port_record {
+	size_t labels;
+	uint64_t clients, accepted, refused, violations, resident;
+};
+
+struct port_client_record {
+	size_t labels;
+	uint64_t doorbells, wakeups, resident;
+};
+
+struct nbd_record {
+	size_t labels;
+	uint64_t ready, restarts;
+};
+
+struct budget_record {
+	size_t labels;
+	uint64_t floor, ceiling, target, held, reclaimable, reserved, limit, available, returned;
+};
+
+struct shrink_record {
+	size_t labels;
+	uint64_t count;
+};
+
+struct pool_record {
+	size_t labels;
+	uint64_t bytes, reclaimable, loose, wired, target, floor, returned, purged_pages;
+	struct metric_durations shrink;
+};
+
+struct cache_record {
+	size_t labels;
+	uint64_t pages, zero_pages, wired_pages, resident, index, target, max, returned;
+};
+
+struct volatile_record {
+	size_t labels;
+	uint64_t pages, marks, mark_calls, refused, purged, cancelled, disturbed, dropped;
+};
+
+struct arena_record {
+	size_t labels;
+	uint64_t size, allocated, in_use, cached, spans, segments, free_segments, metadata, tags;
+	uint64_t allocs, frees, fails, imports, releases, depot_visits, depot_contended;
+};
+
+struct tmem_record {
+	size_t labels;
+	uint64_t ephemeral_pages, page_bytes, meta_bytes, resident, returned;
+#define X(name, help) uint64_t name;
+	TMEM_COUNTERS(X)
+#undef X
+};
+
+struct tmem_kind_record {
+	size_t labels;
+	uint64_t pages;
+};
+
+struct exporter_record {
+	size_t labels;
+	uint64_t scrapes, refused, displaced;
+};
+
+/* --- the table --- */
+
+enum metric_type {
+	METRIC_COUNTER,
+	METRIC_GAUGE,
+	METRIC_HISTOGRAM, /* of durations: a struct metric_durations */
+	METRIC_INFO,	  /* a gauge that is always 1: what matters is in the labels */
+};
+
+enum metric_unit {
+	METRIC_PLAIN,
+	METRIC_BYTES,
+	METRIC_SECONDS, /* records have nanoseconds */
+};
+
+struct metric {
+	const char *name;
+	const char *help;
+	enum metric_type type;
+	enum metric_unit unit;
+	enum metric_group group;
+	size_t offset; /* of the value in the group's record */
+};
+extern const struct metric metrics_table[];
+extern const size_t metrics_table_count;
+/** Of each group: its labels, as in METRIC_GROUPS. */
+extern const char *const metric_group_labels[METRIC_GROUPS_COUNT];
+/** "counter", "gauge" or "histogram". */
+const char *metric_type_name(enum metric_type type);
+/** "", "bytes" or "seconds". */
+const char *metric_unit_name(enum metric_unit unit);
+
+/* --- a scrape --- */
+
+struct metrics {
+	struct text labels; /* terminated strings */
+	struct {
+		char *records;
+		size_t n, cap;
+	} group[METRIC_GROUPS_COUNT];
+	struct pool_record spare; /* as large as any */
+	bool failed;		  /* out of memory: some are missing */
+};
+
+/** What the HTTP side counts about itself. */
+struct metrics_self {
+	uint64_t scrapes, refused, displaced;
+};
+
+/**
+ * Copies what @app has now to @m, which is zeroed. Any thread but a reactor's. 0 or -ENOMEM;
+ * metrics_free() in either case.
+ */
+int metrics_collect(struct metrics *m, struct appliance *app, const struct metrics_self *self);
+/** Its part for the budget, arenas and tmem. */
+void metrics_collect_memory(struct metrics *m, struct memory *memory);
+/** Writes all that was collected in the order of the table. 0 or -ENOMEM. */
+int metrics_render(const struct metrics *m, struct text *out);
+void metrics_free(struct metrics *m);
+
+#define METRICS_NO_LABELS SIZE_MAX
+/** Labels for metrics_add(): those of @base and one more. */
+size_t metrics_label(struct metrics *m, size_t base, const char *name, const char *value);
+/**
+ * A new record of zeros, valid until the next one of its group. Never NULL: without memory it is a
+ * spare one, and m->failed is set.
+ */
+void *metrics_add(struct metrics *m, enum metric_group group, size_t labels);
+void metrics_copy_durations(struct metric_durations *to, const struct metric_hist *from);

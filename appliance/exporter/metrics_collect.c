@@ -1,0 +1,346 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Copies what the appliance has into records. Nothing here waits for a reactor or for I/O: counters
+ * are loaded as they are, lists are copied under the short locks of those who keep them.
+ */
+#include "exporter/metrics.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <stdio.h>
+#include <sys/resource.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/cleanup.h"
+#include "base/clock.h"
+#include "event/iobuf.h"
+#include "front/nbd/nbd_supervisor.h"
+#include "front/port/port.h"
+#include "lun/lun.h"
+
+static const char *const op_name[LUN_CLASS_COUNT] = {"read", "write", "unmap", "flush", "other"};
+
+static uint64_t clock_ns(clockid_t clock)
+{
+	struct timespec ts;
+
+	clock_gettime(clock, &ts);
+	return (uint64_t)ts.tv_sec * NSEC_PER_SEC + (uint64_t)ts.tv_nsec;
+}
+
+/* An instant of CLOCK_MONOTONIC, since the epoch; to the millisecond, so that it stays the same. */
+static uint64_t since_epoch(uint64_t mono_ns)
+{
+	uint64_t ns = clock_ns(CLOCK_REALTIME) - (clock_now_ns() - mono_ns);
+
+	return ns - ns % NSEC_PER_MSEC;
+}
+
+/* --- the process --- */
+
+static uint64_t count_open_files(void)
+{
+	DIR *dir = opendir("/proc/self/fd");
+	uint64_t n = 0;
+
+	if (!dir)
+		return METRIC_NONE;
+	while (readdir(dir))
+		n++;
+	closedir(dir);
+	return n - 3; /* "." and "..", and the folder itself */
+}
+
+/* When the process was started, since the epoch: /proc has it in ticks since boot. */
+static uint64_t process_start(void)
+{
+	_cleanup_fclose_ FILE *f = fopen("/proc/self/stat", "re");
+	uint64_t hz = (uint64_t)sysconf(_SC_CLK_TCK), up;
+	unsigned long long ticks;
+	char line[1024] = "";
+	const char *p;
+
+	if (!f || !fgets(line, sizeof(line), f))
+		return METRIC_NONE;
+	p = strrchr(line, ')'); /* behind the name, which may have spaces */
+	if (!p || sscanf(p + 1,
+			 " %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %*u %*u %*d %*d %*d %*d "
+			 "%*d %*d %llu",
+			 &ticks) != 1)
+		return METRIC_NONE;
+	up = ticks / hz * NSEC_PER_SEC + ticks % hz * NSEC_PER_SEC / hz;
+	return since_epoch(clock_now_ns() - (clock_ns(CLOCK_BOOTTIME) - up));
+}
+
+static void collect_process(struct metrics *m)
+{
+	struct process_record *r = metrics_add(m, METRIC_GROUP_process, METRICS_NO_LABELS);
+	_cleanup_fclose_ FILE *f = fopen("/proc/self/statm", "re");
+	unsigned long long size, resident;
+	struct rlimit files;
+
+	metrics_add(m, METRIC_GROUP_build,
+		    metrics_label(m, METRICS_NO_LABELS, "version", EBB_VERSION));
+	r->resident = r->virtual = r->max_files = METRIC_NONE;
+	if (f && fscanf(f, "%llu %llu", &size, &resident) == 2) {
+		r->virtual = size * (uint64_t)sysconf(_SC_PAGESIZE);
+		r->resident = resident * (uint64_t)sysconf(_SC_PAGESIZE);
+	}
+	if (!getrlimit(RLIMIT_NOFILE, &files))
+		r->max_files = files.rlim_cur;
+	r->cpu_ns = clock_ns(CLOCK_PROCESS_CPUTIME_ID);
+	r->start_ns = process_start();
+	r->open_files = count_open_files();
+}
+
+static void collect_reactors(struct metrics *m, struct reactor_set *set)
+{
+	for (unsigned i = 0; i < reactor_set_count(set); i++) {
+		struct reactor *reactor = reactor_set_get(set, i);
+		struct reactor_record *r;
+		struct reactor_stats rs;
+		struct iobuf_stats is;
+		char number[12];
+
+		snprintf(number, sizeof(number), "%u", i);
+		r = metrics_add(m, METRIC_GROUP_reactor,
+				metrics_label(m, METRICS_NO_LABELS, "reactor", number));
+		reactor_stats(reactor, &rs);
+		r->turns = rs.turns;
+		r->sleeps = rs.sleeps;
+		r->spins = rs.spins;
+		r->completions = rs.completions;
+		r->messages = rs.messages;
+		r->timers = rs.timers;
+		iobuf_pool_stats(reactor_iobufs(reactor), &is);
+		r->mapped = is.mapped_bytes;
+		r->used = is.used_bytes;
+		r->limit = is.limit_bytes;
+		r->registered = is.registered_bytes;
+		r->waits = is.waits;
+		r->returned = is.returned_bytes;
+	}
+}
+
+/* --- LUNs --- */
+
+/* Whose times are told: what somebody waits for, and like ops. */
+static const bool timed[LUN_CLASS_COUNT] = {
+	[LUN_CLASS_READ] = true,
+	[LUN_CLASS_WRITE] = true,
+	[LUN_CLASS_FLUSH] = true,
+};
+
+static void collect_op(struct metrics *m, size_t lun, const struct lun_counters *c, int op)
+{
+	struct lun_op_record *r =
+		metrics_add(m, METRIC_GROUP_lun_op, metrics_label(m, lun, "op", op_name[op]));
+
+	r->ops = metric_read(&c->ops[op]);
+	r->bytes = op == LUN_CLASS_FLUSH ? METRIC_NONE : metric_read(&c->bytes[op]);
+	r->errors = metric_read(&c->errors[op]);
+	if (r->ops && timed[op])
+		metrics_copy_durations(&r->latency, &c->latency[op]);
+	else
+		r->latency.sum_ns = METRIC_NONE;
+}
+
+#define ONE_MORE(name, help) +1
+_Static_assert(CACHE_COUNTERS(ONE_MORE) == 11, "a new counter of the cache wants a row of its own");
+
+static void collect_cache(struct metrics *m, size_t lun, const struct lun_cache_stats *s)
+{
+	const struct {
+		const char *name;
+		uint64_t hits;
+	} tiers[] = {{"memory", s->cache.hits_memory},
+		     {"zero", s->cache.hits_zero},
+		     {"tmem", s->cache.hits_tmem}};
+	struct lun_cache_record *r = metrics_add(m, METRIC_GROUP_lun_cache, lun);
+
+	r->resident = s->cache.resident;
+	r->misses = s->cache.misses;
+	r->purged = s->cache.purged;
+	r->fills = s->cache.fills;
+	r->fills_lost = s->cache.fills_lost;
+	r->updates = s->cache.updates;
+	r->invalidated = s->cache.invalidated;
+	r->evicted = s->cache.evicted;
+	r->demoted = s->cache.demoted;
+	r->readahead = s->readahead_pages;
+	r->readahead_used = s->readahead_used;
+	r->coalesced = s->coalesced;
+	r->tmem_bytes = s->cache.tmem_bytes;
+	for (unsigned i = 0; i < sizeof(tiers) / sizeof(tiers[0]); i++) {
+		size_t labels = metrics_label(m, lun, "tier", tiers[i].name);
+		struct lun_tier_record *t = metrics_add(m, METRIC_GROUP_lun_tier, labels);
+
+		t->hits = tiers[i].hits;
+	}
+}
+
+static void collect_lun(struct metrics *m, struct lun *lun)
+{
+	size_t labels = metrics_label(m, METRICS_NO_LABELS, "lun", lun_name(lun));
+	const struct lun_counters *c = lun_counters(lun);
+	struct lun_record *r = metrics_add(m, METRIC_GROUP_lun, labels);
+	struct lun_cache_stats cache;
+	size_t info;
+
+	r->size = lun_size(lun);
+	r->inflight = metric_read(&c->inflight);
+	r->conflicts = metric_read(&c->conflicts);
+	info = metrics_label(m, labels, "uuid", lun_identity(lun)->serial);
+	info = metrics_label(m, info, "path", lun_path(lun));
+	metrics_add(m, METRIC_GROUP_lun_info, info);
+	for (int op = 0; op < LUN_CLASS_COUNT; op++)
+		collect_op(m, labels, c, op);
+	if (lun_cache_stats(lun, &cache))
+		collect_cache(m, labels, &cache);
+}
+
+static void collect_luns(struct metrics *m, struct lun_table *table)
+{
+	struct lun **luns;
+	size_t n;
+
+	if (lun_table_list(table, &luns, &n)) {
+		m->failed = true;
+		return;
+	}
+	for (size_t i = 0; i < n; i++)
+		collect_lun(m, luns[i]);
+	lun_table_free_list(luns, n);
+}
+
+/* --- sessions --- */
+
+/* Labels of a session: its name in `ebb session list`, and who it is. */
+static size_t label_session(struct metrics *m, const char *protocol, uint64_t id,
+			    const char *initiator)
+{
+	char name[40];
+
+	snprintf(name, sizeof(name), "%s-%llu", protocol, (unsigned long long)id);
+	return metrics_label(m, metrics_label(m, METRICS_NO_LABELS, "session", name), "initiator",
+			     initiator);
+}
+
+static void add_session_info(struct metrics *m, const char *protocol, uint64_t id,
+			     const char *export, const char *address)
+{
+	char name[40];
+	size_t labels;
+
+	snprintf(name, sizeof(name), "%s-%llu", protocol, (unsigned long long)id);
+	labels = metrics_label(m, METRICS_NO_LABELS, "session", name);
+	labels = metrics_label(m, labels, "protocol", protocol);
+	labels = metrics_label(m, labels, "export", export);
+	metrics_add(m, METRIC_GROUP_session_info, metrics_label(m, labels, "address", address));
+}
+
+static void collect_iscsi_session(struct metrics *m, const struct iscsi_session_info *i)
+{
+	struct session_record *r = metrics_add(m, METRIC_GROUP_session,
+					       label_session(m, "iscsi", i->id, i->initiator));
+
+	r->since_ns = since_epoch(i->since_ns);
+	r->commands = i->commands;
+	r->inflight = i->inflight;
+	r->read_bytes = i->read_bytes;
+	r->written_bytes = i->write_bytes;
+	for (int op = 0; op < LUN_CLASS_COUNT; op++)
+		r->errors += i->io[op].errors;
+	add_session_info(m, "iscsi", i->id, i->target, i->address);
+}
+
+static void collect_iscsi(struct metrics *m, struct iscsi_server *srv)
+{
+	const struct iscsi_counters *c = iscsi_server_counters(srv);
+	struct iscsi_record *r = metrics_add(m, METRIC_GROUP_iscsi, METRICS_NO_LABELS);
+	_cleanup_free_ struct iscsi_session_info *infos = NULL;
+	unsigned sessions, logging_in;
+	size_t n = 0;
+
+	iscsi_server_gauges(srv, &sessions, &logging_in);
+	r->sessions = sessions;
+	r->logging_in = logging_in;
+#define X(name, help) r->name = metric_read(&c->name);
+	ISCSI_COUNTERS(X)
+#undef X
+	if (iscsi_server_list_sessions(srv, &infos, &n))
+		m->failed = true;
+	for (size_t i = 0; i < n; i++)
+		collect_iscsi_session(m, &infos[i]);
+}
+
+static void collect_port_client(struct metrics *m, const struct port_client_info *i)
+{
+	size_t labels = label_session(m, "port", i->id, i->name);
+	struct session_record *s = metrics_add(m, METRIC_GROUP_session, labels);
+	struct port_client_record *r = metrics_add(m, METRIC_GROUP_port_client, labels);
+	char address[24];
+
+	s->since_ns = since_epoch(i->connected_ns);
+	s->commands = i->ops;
+	s->inflight = i->inflight;
+	s->read_bytes = i->bytes_read;
+	s->written_bytes = i->bytes_written;
+	s->errors = i->errors;
+	r->doorbells = i->doorbells;
+	r->wakeups = i->wakeups;
+	r->resident = i->resident_bytes;
+	snprintf(address, sizeof(address), "pid %d", (int)i->pid);
+	add_session_info(m, "port", i->id, i->lun, address);
+}
+
+static void collect_port(struct metrics *m, struct port_server *srv)
+{
+	struct port_record *r = metrics_add(m, METRIC_GROUP_port, METRICS_NO_LABELS);
+	_cleanup_free_ struct port_client_info *infos = NULL;
+	struct port_stats s;
+	size_t n = 0;
+
+	port_server_stats(srv, &s);
+	r->clients = s.clients;
+	r->accepted = s.accepted;
+	r->refused = s.refused;
+	r->violations = s.violations;
+	r->resident = s.resident_bytes;
+	if (port_server_list(srv, &infos, &n))
+		m->failed = true;
+	for (size_t i = 0; i < n; i++)
+		if (infos[i].lun[0]) /* the others ask for lists only */
+			collect_port_client(m, &infos[i]);
+}
+
+static void collect_nbd(struct metrics *m, struct nbd_supervisor *nbd)
+{
+	struct nbd_supervisor_status s;
+	struct nbd_record *r;
+
+	if (!nbd)
+		return;
+	nbd_supervisor_get_status(nbd, &s);
+	r = metrics_add(m, METRIC_GROUP_nbd, METRICS_NO_LABELS);
+	r->ready = s.ready;
+	r->restarts = s.restarts;
+}
+
+int metrics_collect(struct metrics *m, struct appliance *app, const struct metrics_self *self)
+{
+	struct exporter_record *r = metrics_add(m, METRIC_GROUP_exporter, METRICS_NO_LABELS);
+
+	r->scrapes = self->scrapes;
+	r->refused = self->refused;
+	r->displaced = self->displaced;
+	collect_process(m);
+	collect_reactors(m, appliance_reactors(app));
+	collect_luns(m, appliance_luns(app));
+	collect_iscsi(m, appliance_iscsi(app));
+	collect_port(m, appliance_port(app));
+	collect_nbd(m, appliance_nbd(app));
+	metrics_collect_memory(m, appliance_memory(app));
+	return m->failed || m->labels.failed ? -ENOMEM : 0;
+}

@@ -1,0 +1,276 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The table of metrics. Names: ebb_, the thing, what is measured, the base unit, and _total on
+ * counters, as promtool checks. A name that has been published keeps its meaning.
+ */
+#include "exporter/metrics.h"
+
+/* Where a field is in the record of a group, checked to be of type @type. */
+#define AT(group, field, type)                    \
+	(offsetof(struct group##_record, field) + \
+	 0 * sizeof(char[_Generic(((struct group##_record *)0)->field, type : 1)]))
+
+#define ROW(type, unit, value, group, field, name, help)                        \
+	{                                                                       \
+		name, help, METRIC_##type, METRIC_##unit, METRIC_GROUP_##group, \
+			AT(group, field, value)                                 \
+	}
+#define COUNTER(unit, ...) ROW(COUNTER, unit, uint64_t, __VA_ARGS__)
+#define GAUGE(unit, ...)   ROW(GAUGE, unit, uint64_t, __VA_ARGS__)
+#define HISTOGRAM(...)	   ROW(HISTOGRAM, SECONDS, struct metric_durations, __VA_ARGS__)
+#define INFO(group, ...)   ROW(INFO, PLAIN, size_t, group, labels, __VA_ARGS__)
+
+/* The unit of a counter of somebody else's table: its name is all there is. */
+#define UNIT_OF(field)                                                                             \
+	(sizeof(#field) > sizeof("_bytes") &&                                                      \
+			 !__builtin_strcmp(&(#field)[sizeof(#field) - sizeof("_bytes")], "_bytes") \
+		 ? METRIC_BYTES                                                                    \
+		 : METRIC_PLAIN)
+
+#define COUNTER_OF(group, field, help)                                                   \
+	{                                                                                \
+		"ebb_" #group "_" #field "_total", help, METRIC_COUNTER, UNIT_OF(field), \
+			METRIC_GROUP_##group, AT(group, field, uint64_t)                 \
+	}
+
+const struct metric metrics_table[] = {
+	INFO(build, "ebb_build_info", "The version that runs; always 1"),
+	GAUGE(SECONDS, process, start_ns, "ebb_process_start_time_seconds",
+	      "When the process began, since the epoch"),
+	COUNTER(SECONDS, process, cpu_ns, "ebb_process_cpu_seconds_total",
+		"User and system time of the process"),
+	GAUGE(BYTES, process, resident, "ebb_process_resident_memory_bytes",
+	      "Memory that the process has resident"),
+	GAUGE(BYTES, process, virtual, "ebb_process_virtual_memory_bytes",
+	      "Addresses that the process has mapped or reserved"),
+	GAUGE(PLAIN, process, open_files, "ebb_process_open_fds", "Open file descriptors"),
+	GAUGE(PLAIN, process, max_files, "ebb_process_max_fds", "File descriptors it may open"),
+
+	COUNTER(PLAIN, reactor, turns, "ebb_reactor_turns_total",
+		"Turns of the loop; an idle reactor makes none"),
+	COUNTER(PLAIN, reactor, sleeps, "ebb_reactor_sleeps_total",
+		"System calls that may have slept"),
+	COUNTER(PLAIN, reactor, spins, "ebb_reactor_spins_total",
+		"Spins before sleeping that found work"),
+	COUNTER(PLAIN, reactor, completions, "ebb_reactor_completions_total",
+		"Completions of io_uring"),
+	COUNTER(PLAIN, reactor, messages, "ebb_reactor_messages_total",
+		"Messages from other threads"),
+	COUNTER(PLAIN, reactor, timers, "ebb_reactor_timers_total", "Timers that fired"),
+	GAUGE(BYTES, reactor, mapped, "ebb_iobuf_mapped_bytes",
+	      "Memory held for I/O buffers, in use or kept for reuse"),
+	GAUGE(BYTES, reactor, used, "ebb_iobuf_used_bytes", "I/O buffers in use"),
+	GAUGE(BYTES, reactor, limit, "ebb_iobuf_limit_bytes", "I/O buffers at most"),
+	GAUGE(BYTES, reactor, registered, "ebb_iobuf_registered_bytes",
+	      "I/O buffers registered with io_uring"),
+	COUNTER(PLAIN, reactor, waits, "ebb_iobuf_waits_total",
+		"Requests that waited for an I/O buffer"),
+	COUNTER(BYTES, reactor, returned, "ebb_iobuf_returned_bytes_total",
+		"I/O buffers given back to the system"),
+
+	GAUGE(BYTES, lun, size, "ebb_lun_size_bytes", "Size of the LUN"),
+	GAUGE(PLAIN, lun, inflight, "ebb_lun_inflight_operations", "Operations that have begun"),
+	COUNTER(PLAIN, lun, conflicts, "ebb_lun_conflicts_total",
+		"Operations that waited for one that overlaps"),
+	INFO(lun_info, "ebb_lun_info", "Identity and backing file of the LUN; always 1"),
+	COUNTER(PLAIN, lun_op, ops, "ebb_lun_operations_total", "Operations that have ended"),
+	COUNTER(BYTES, lun_op, bytes, "ebb_lun_bytes_total", "Bytes of operations without error"),
+	COUNTER(PLAIN, lun_op, errors, "ebb_lun_errors_total", "Operations that failed"),
+	HISTOGRAM(lun_op, latency, "ebb_lun_latency_seconds",
+		  "How long reads, writes and flushes took; of each from its first use on"),
+
+	COUNTER(PLAIN, lun_tier, hits, "ebb_lun_cache_hits_total",
+		"Reads of a page that the cache answered, by where it was"),
+	COUNTER(PLAIN, lun_cache, misses, "ebb_lun_cache_misses_total",
+		"Reads of a page that was not in the cache"),
+	COUNTER(PLAIN, lun_cache, purged, "ebb_lun_cache_purged_total",
+		"Of the misses: the kernel had taken the page"),
+	COUNTER(PLAIN, lun_cache, fills, "ebb_lun_cache_fills_total",
+		"Pages inserted after a read"),
+	COUNTER(PLAIN, lun_cache, fills_lost, "ebb_lun_cache_fills_lost_total",
+		"Pages read but not inserted: a write overlapped"),
+	COUNTER(PLAIN, lun_cache, updates, "ebb_lun_cache_updates_total",
+		"Pages inserted after a write"),
+	COUNTER(PLAIN, lun_cache, invalidated, "ebb_lun_cache_invalidated_total",
+		"Pages dropped because they were written"),
+	COUNTER(PLAIN, lun_cache, evicted, "ebb_lun_cache_evicted_total",
+		"Pages dropped for capacity"),
+	COUNTER(PLAIN, lun_cache, demoted, "ebb_lun_cache_demoted_total",
+		"Of the evicted pages: tmem took them"),
+	COUNTER(PLAIN, lun_cache, readahead, "ebb_lun_cache_readahead_pages_total",
+		"Pages read before they were asked for"),
+	COUNTER(PLAIN, lun_cache, readahead_used, "ebb_lun_cache_readahead_used_pages_total",
+		"Of them: in windows whose reader came"),
+	COUNTER(PLAIN, lun_cache, coalesced, "ebb_lun_cache_coalesced_total",
+		"Reads that waited for another's read of the same pages"),
+	GAUGE(BYTES, lun_cache, resident, "ebb_lun_cache_resident_bytes",
+	      "Pages of the LUN in memory, those included that the kernel took unnoticed"),
+	GAUGE(BYTES, lun_cache, tmem_bytes, "ebb_lun_cache_tmem_bytes",
+	      "Memory of the LUN's pages and their records in the second-chance cache"),
+
+	GAUGE(SECONDS, session, since_ns, "ebb_session_start_time_seconds",
+	      "When the session began, since the epoch"),
+	COUNTER(PLAIN, session, commands, "ebb_session_commands_total", "Commands of the session"),
+	GAUGE(PLAIN, session, inflight, "ebb_session_inflight_commands",
+	      "Commands that have not been answered"),
+	COUNTER(BYTES, session, read_bytes, "ebb_session_read_bytes_total",
+		"Bytes read by the session"),
+	COUNTER(BYTES, session, written_bytes, "ebb_session_written_bytes_total",
+		"Bytes written by the session"),
+	COUNTER(PLAIN, session, errors, "ebb_session_errors_total",
+		"Operations of the session that failed"),
+	INFO(session_info, "ebb_session_info", "What the session is to, and from where; always 1"),
+
+	GAUGE(PLAIN, iscsi, sessions, "ebb_iscsi_sessions", "iSCSI sessions"),
+	GAUGE(PLAIN, iscsi, logging_in, "ebb_iscsi_unauthenticated_connections",
+	      "Connections that have not logged in yet"),
+#define X(field, help) COUNTER_OF(iscsi, field, help),
+	ISCSI_COUNTERS(X)
+#undef X
+
+		GAUGE(PLAIN, port, clients, "ebb_port_clients", "Clients of the port"),
+	COUNTER(PLAIN, port, accepted, "ebb_port_accepted_total", "Clients let in"),
+	COUNTER(PLAIN, port, refused, "ebb_port_refused_total",
+		"Clients refused: not allowed, or too many"),
+	COUNTER(PLAIN, port, violations, "ebb_port_violations_total",
+		"Clients dropped: they broke the protocol"),
+	GAUGE(BYTES, port, resident, "ebb_port_resident_bytes",
+	      "Memory shared with clients: rings and data areas"),
+	COUNTER(PLAIN, port_client, doorbells, "ebb_port_session_doorbells_total",
+		"Wake-ups of the daemon by the client"),
+	COUNTER(PLAIN, port_client, wakeups, "ebb_port_session_wakeups_total",
+		"Wake-ups of the client by the daemon"),
+	GAUGE(BYTES, port_client, resident, "ebb_port_session_resident_bytes",
+	      "Memory shared with the client"),
+
+	GAUGE(PLAIN, nbd, ready, "ebb_nbd_ready", "Whether nbdkit serves"),
+	COUNTER(PLAIN, nbd, restarts, "ebb_nbd_restarts_total", "Times nbdkit was started again"),
+
+	GAUGE(BYTES, budget, floor, "ebb_memory_floor_bytes",
+	      "What all pools together are not shrunk below"),
+	GAUGE(BYTES, budget, ceiling, "ebb_memory_ceiling_bytes",
+	      "What all pools together may hold at most"),
+	GAUGE(BYTES, budget, target, "ebb_memory_target_bytes",
+	      "What they may hold now: between floor and ceiling, as the host can spare"),
+	GAUGE(BYTES, budget, held, "ebb_memory_held_bytes", "What they hold"),
+	GAUGE(BYTES, budget, reclaimable, "ebb_memory_reclaimable_bytes",
+	      "Of it: could be given back right now"),
+	GAUGE(BYTES, budget, reserved, "ebb_memory_reserved_bytes",
+	      "Set aside, out of the floor, for what LUNs and sessions may come to need"),
+	GAUGE(BYTES, budget, limit, "ebb_memory_limit_bytes", "The limit of the cgroup"),
+	GAUGE(BYTES, budget, available, "ebb_memory_available_bytes",
+	      "What the host or the cgroup has available"),
+	COUNTER(BYTES, budget, returned, "ebb_memory_returned_bytes_total",
+		"Bytes given back on demand"),
+	COUNTER(PLAIN, shrink, count, "ebb_memory_shrinks_total",
+		"Times that memory was given back on demand, by cause"),
+	GAUGE(BYTES, pool, bytes, "ebb_memory_pool_bytes", "What the pool holds"),
+	GAUGE(BYTES, pool, target, "ebb_memory_pool_target_bytes", "What it may hold now"),
+	GAUGE(BYTES, pool, floor, "ebb_memory_pool_floor_bytes", "What it is not shrunk below"),
+	GAUGE(BYTES, pool, reclaimable, "ebb_memory_pool_reclaimable_bytes",
+	      "Of what it holds: could be given back right now"),
+	GAUGE(BYTES, pool, loose, "ebb_memory_pool_volatile_bytes",
+	      "Of the reclaimable: the kernel may take it at any moment"),
+	GAUGE(BYTES, pool, wired, "ebb_memory_pool_wired_bytes",
+	      "Of what it holds: can not be given back now"),
+	COUNTER(BYTES, pool, returned, "ebb_memory_pool_returned_bytes_total",
+		"Bytes given back on demand"),
+	COUNTER(PLAIN, pool, purged_pages, "ebb_memory_pool_purged_pages_total",
+		"Pages that the kernel took"),
+	HISTOGRAM(pool, shrink, "ebb_memory_pool_shrink_seconds",
+		  "How long it took the pool to shrink"),
+
+	GAUGE(PLAIN, cache, pages, "ebb_cache_pages", "Pages in the read cache that have memory"),
+	GAUGE(PLAIN, cache, zero_pages, "ebb_cache_zero_pages",
+	      "Pages of zeros, which are only noted"),
+	GAUGE(PLAIN, cache, wired_pages, "ebb_cache_wired_pages",
+	      "Of the pages: not given to the kernel, or not yet"),
+	GAUGE(BYTES, cache, resident, "ebb_cache_resident_bytes",
+	      "Memory of pages, those included that the kernel took unnoticed"),
+	GAUGE(BYTES, cache, index, "ebb_cache_index_bytes", "Memory of the index"),
+	GAUGE(BYTES, cache, target, "ebb_cache_target_bytes", "Memory of pages at most, now"),
+	GAUGE(BYTES, cache, max, "ebb_cache_max_bytes", "Memory of pages at most, ever"),
+	COUNTER(BYTES, cache, returned, "ebb_cache_returned_bytes_total",
+		"Bytes given back when the target fell"),
+	GAUGE(PLAIN, volatile, pages, "ebb_volatile_pages",
+	      "Pages that the kernel may take, or took unnoticed"),
+	COUNTER(PLAIN, volatile, marks, "ebb_volatile_marks_total", "Pages given to the kernel"),
+	COUNTER(PLAIN, volatile, mark_calls, "ebb_volatile_mark_calls_total",
+		"System calls for that"),
+	COUNTER(PLAIN, volatile, refused, "ebb_volatile_refused_total",
+		"Pages that the kernel would not have"),
+	COUNTER(PLAIN, volatile, purged, "ebb_volatile_purged_total",
+		"Pages that were found taken"),
+	COUNTER(PLAIN, volatile, cancelled, "ebb_volatile_cancelled_total",
+		"Volatile pages that were pinned or held in time"),
+	COUNTER(PLAIN, volatile, disturbed, "ebb_volatile_disturbed_total",
+		"Reads of a page begun again because the thread was interrupted"),
+	COUNTER(PLAIN, volatile, dropped, "ebb_volatile_dropped_total",
+		"Pages whose memory was given back"),
+
+	GAUGE(BYTES, arena, size, "ebb_vmem_size_bytes", "Addresses that the arena has"),
+	GAUGE(BYTES, arena, allocated, "ebb_vmem_allocated_bytes",
+	      "Of them: not free, those in quantum caches included"),
+	GAUGE(BYTES, arena, in_use, "ebb_vmem_in_use_bytes",
+	      "Of the allocated: handed to who asked"),
+	GAUGE(BYTES, arena, cached, "ebb_vmem_cached_bytes",
+	      "Of the allocated: in quantum caches, ready"),
+	GAUGE(PLAIN, arena, spans, "ebb_vmem_spans", "Spans, added and imported"),
+	GAUGE(PLAIN, arena, segments, "ebb_vmem_allocated_segments", "Allocated segments"),
+	GAUGE(PLAIN, arena, free_segments, "ebb_vmem_free_segments", "Free segments"),
+	GAUGE(PLAIN, arena, tags, "ebb_vmem_tags", "Boundary tags in use"),
+	GAUGE(BYTES, arena, metadata, "ebb_vmem_metadata_bytes",
+	      "Memory of boundary tags, hash tables and magazines"),
+	COUNTER(PLAIN, arena, allocs, "ebb_vmem_allocs_total", "Allocations"),
+	COUNTER(PLAIN, arena, frees, "ebb_vmem_frees_total", "Frees"),
+	COUNTER(PLAIN, arena, fails, "ebb_vmem_failures_total",
+		"Allocations for which there was no room"),
+	COUNTER(PLAIN, arena, imports, "ebb_vmem_imports_total", "Spans imported"),
+	COUNTER(PLAIN, arena, releases, "ebb_vmem_releases_total", "Imported spans given back"),
+	COUNTER(PLAIN, arena, depot_visits, "ebb_vmem_depot_visits_total",
+		"Exchanges of magazines with depots"),
+	COUNTER(PLAIN, arena, depot_contended, "ebb_vmem_depot_contended_total",
+		"Of them: waited for another thread"),
+
+	GAUGE(PLAIN, tmem_kind, pages, "ebb_tmem_pages",
+	      "Pages in the second-chance cache, by how they are kept"),
+	GAUGE(PLAIN, tmem, ephemeral_pages, "ebb_tmem_ephemeral_pages",
+	      "Of them: may be dropped at any time"),
+	GAUGE(BYTES, tmem, page_bytes, "ebb_tmem_stored_bytes", "Memory of pages as kept"),
+	GAUGE(BYTES, tmem, meta_bytes, "ebb_tmem_metadata_bytes", "Memory of records"),
+	GAUGE(BYTES, tmem, resident, "ebb_tmem_resident_bytes",
+	      "All memory of it: pages, records, holes and spare blocks"),
+	COUNTER(BYTES, tmem, returned, "ebb_tmem_returned_bytes_total",
+		"Bytes given back by shrinks"),
+#define X(field, help) COUNTER_OF(tmem, field, help),
+	TMEM_COUNTERS(X)
+#undef X
+
+		COUNTER(PLAIN, exporter, scrapes, "ebb_exporter_scrapes_total",
+			"Scrapes answered, this one included"),
+	COUNTER(PLAIN, exporter, refused, "ebb_exporter_refused_total",
+		"Scrapes refused: too many at once"),
+	COUNTER(PLAIN, exporter, displaced, "ebb_exporter_displaced_total",
+		"Connections cut off in favour of others: too many at once"),
+};
+const size_t metrics_table_count = sizeof(metrics_table) / sizeof(metrics_table[0]);
+
+const char *const metric_group_labels[METRIC_GROUPS_COUNT] = {
+#define X(group, labels) labels,
+	METRIC_GROUPS(X)
+#undef X
+};
+
+const char *metric_type_name(enum metric_type type)
+{
+	static const char *const names[] = {"counter", "gauge", "histogram", "gauge"};
+
+	return names[type];
+}
+
+const char *metric_unit_name(enum metric_unit unit)
+{
+	static const char *const names[] = {"", "bytes", "seconds"};
+
+	return names[unit];
+}
