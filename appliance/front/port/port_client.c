@@ -59,10 +59,9 @@ static inline void relax(void)
 
 /**
  * Looks at @cell for a moment before sleeping: a sleep and a wake-up cost more than most requests
- * take when the daemon is awake on another processor. Where it shares ours, it has had its turn
- * before the doorbell's write(2) returned, and the first look finds the answer; longer looking
- * would only keep it, or another thread of ours, from running. So it is short, and adaptive: when
- * it has not paid lately (a disk is slower than our patience), it is tried now and then only.
+ * take when the daemon is awake on another processor. Where it needs ours, looking for longer would
+ * only keep it, or another thread of ours, from running. So it is short, and adaptive: when it has
+ * not paid lately (a disk is slower than our patience), it is tried now and then only.
  */
 static uint32_t spin(struct port_client *c, struct port_cell *cell)
 {
