@@ -61,6 +61,7 @@ static void shard_init(struct cache *c, struct shard *s, uint32_t first, uint32_
 	s->zeros = frames / ZERO_PART + 1;
 	s->lines = (frames + s->zeros) / LINE_LOAD + 1;
 	s->ghost_buckets = frames / 10 * 9 / GHOST_WAYS + 1;
+	s->slot_mask = UINT32_MAX >> __builtin_clz(frames + s->zeros);
 	s->fresh_zero = frames;
 	for (unsigned q = 0; q < QUEUES; q++)
 		s->queue[q] = (struct queue){.head = NO_ENTRY, .tail = NO_ENTRY};
@@ -358,12 +359,19 @@ void tally_add(struct cache_object *o, enum counter what, uint64_t n)
 {
 	static _Atomic unsigned threads;
 	static _Thread_local unsigned me; /* plus one; 0: not counted yet */
+	metric_counter *cell;
 
 	if (!n)
 		return;
 	if (!me)
-		me = atomic_fetch_add_explicit(&threads, 1, memory_order_relaxed) % TALLIES + 1;
-	metric_add(&o->tally[me - 1].n[what], n);
+		me = atomic_fetch_add_explicit(&threads, 1, memory_order_relaxed) + 1;
+	if (me < TALLIES) {
+		/* Nobody else's: no need of an operation that waits for the bytes just copied. */
+		cell = &o->tally[me - 1].n[what];
+		atomic_store_explicit(cell, metric_read(cell) + n, memory_order_relaxed);
+	} else {
+		metric_add(&o->tally[TALLIES - 1].n[what], n);
+	}
 }
 
 static void stats_add(struct cache_stats *st, const struct tally *t)

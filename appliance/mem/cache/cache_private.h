@@ -34,7 +34,7 @@
 #define FILL_RUN      16u  /* pages that are inserted together */
 #define LINE_SLOTS    15u
 #define GHOST_WAYS    8u
-#define TALLIES	      16u /* threads that count beside each other */
+#define TALLIES	      16u /* of the first threads one each, the last of all others */
 #define OBJECTS_MAX   4096u
 #define PAGE_MAX      ((1ull << 48) - 1)
 #define NO_ENTRY      0xffffffu
@@ -96,7 +96,7 @@ struct entry {
 };
 _Static_assert(sizeof(struct entry) == 16, "an entry is 16 bytes");
 
-/* A cache line of the index. Slots: 8 bits of the hash, 24 bits of entry plus one; 0: empty. */
+/* A cache line of the index. Slots: bits of the hash, and entry plus one; 0: empty. */
 struct line {
 	_Atomic uint32_t slot[LINE_SLOTS];
 	_Atomic uint32_t passed; /* pages that hash to here or before, and stand further on */
@@ -120,6 +120,7 @@ struct shard {
 	uint32_t first;		/* frame of entry 0 */
 	uint32_t frames, zeros; /* entries with and without frame */
 	uint32_t lines, ghost_buckets;
+	uint32_t slot_mask; /* of the part of a slot that is the entry */
 	struct entry *entry;
 	struct line *line;
 	uint32_t *ghost; /* buckets of GHOST_WAYS words: under the lock */
@@ -209,6 +210,12 @@ static inline bool entry_has_frame(const struct shard *s, uint32_t i)
 
 /** The page's entry, or NO_ENTRY. *@ret_key: its key as it was seen. Needs no lock, see there. */
 uint32_t index_find(const struct shard *s, uint64_t key, uint64_t hash, uint64_t *ret_key);
+/** The entries that might have a page, by the hash alone, until NO_ENTRY. */
+struct index_walk {
+	uint32_t line, slot, tag, passed;
+};
+struct index_walk index_walk(const struct shard *s, uint64_t hash);
+uint32_t index_next(const struct shard *s, struct index_walk *w);
 void index_insert_locked(struct shard *s, uint32_t i, uint64_t hash);
 void index_remove_locked(struct shard *s, uint32_t i, uint64_t hash);
 

@@ -4,12 +4,13 @@
  *
  * Lines of 15 slots, each a cache line. A page stands in the line it hashes to or, if that was
  * full, in the next one that was not; each line it had to pass counts it. So a search ends at the
- * first line that nobody passed, and removing leaves no marks: the counts go down again. Slots hold
- * 8 bits of the hash, so that other pages' entries are rarely looked at. Nothing ever moves.
+ * first line that nobody passed, and removing leaves no marks: the counts go down again. A slot has
+ * as many bits as it takes to number the shard's entries, and above them bits of the hash, 8 at
+ * least, so that other pages' entries are seldom looked at. Nothing ever moves.
  *
  * Changes are made under the shard's lock. Searches need none: a slot or key seen too late is a
- * miss, which is always allowed, and what is found is found by its key, which the caller looks at
- * again after it has seen to what it needs the entry for.
+ * miss, which is always allowed, and what is found is found by its key, which who needs more than
+ * the entry's number looks at again (read.c).
  */
 #include <assert.h>
 
@@ -23,35 +24,48 @@ static uint32_t next_line(const struct shard *s, uint32_t l)
 {
 	return l + 1 < s->lines ? l + 1 : 0;
 }
-static uint32_t slot_make(uint32_t i, uint64_t hash)
+static uint32_t slot_tag(const struct shard *s, uint64_t hash)
 {
-	return (uint32_t)(hash >> 56) << 24 | (i + 1);
+	return (uint32_t)(hash >> 32) & ~s->slot_mask;
 }
 
-uint32_t index_find(const struct shard *s, uint64_t key, uint64_t hash, uint64_t *ret_key)
+struct index_walk index_walk(const struct shard *s, uint64_t hash)
 {
-	uint32_t l = home_line(s, hash), tag = (uint32_t)(hash >> 56);
+	return (struct index_walk){.line = home_line(s, hash), .tag = slot_tag(s, hash)};
+}
 
-	for (uint32_t n = 0; n < s->lines; n++, l = next_line(s, l)) {
-		struct line *line = &s->line[l];
+uint32_t index_next(const struct shard *s, struct index_walk *w)
+{
+	for (; w->passed < s->lines; w->passed++, w->line = next_line(s, w->line), w->slot = 0) {
+		struct line *line = &s->line[w->line];
 
-		for (unsigned k = 0; k < LINE_SLOTS; k++) {
-			uint32_t slot = atomic_load_explicit(&line->slot[k], memory_order_acquire);
-			uint32_t i = (slot & NO_ENTRY) - 1;
-			uint64_t seen;
+		while (w->slot < LINE_SLOTS) {
+			uint32_t slot =
+				atomic_load_explicit(&line->slot[w->slot++], memory_order_acquire);
 
-			if (!slot || slot >> 24 != tag)
-				continue;
-			seen = entry_key(&s->entry[i]);
-			if ((seen & ~KEY_STATE_MASK) != key)
-				continue;
-			*ret_key = seen;
-			return i;
+			if ((slot & s->slot_mask) && (slot & ~s->slot_mask) == w->tag)
+				return (slot & s->slot_mask) - 1;
 		}
 		if (!atomic_load_explicit(&line->passed, memory_order_relaxed))
 			break;
 	}
 	return NO_ENTRY;
+}
+
+uint32_t index_find(const struct shard *s, uint64_t key, uint64_t hash, uint64_t *ret_key)
+{
+	struct index_walk w = index_walk(s, hash);
+	uint32_t i;
+
+	while ((i = index_next(s, &w)) != NO_ENTRY) {
+		uint64_t seen = entry_key(&s->entry[i]);
+
+		if ((seen & ~KEY_STATE_MASK) == key) {
+			*ret_key = seen;
+			break;
+		}
+	}
+	return i;
 }
 
 static void passed_add(struct line *line, int n)
@@ -70,7 +84,7 @@ void index_insert_locked(struct shard *s, uint32_t i, uint64_t hash)
 		for (unsigned k = 0; k < LINE_SLOTS; k++) {
 			if (atomic_load_explicit(&line->slot[k], memory_order_relaxed))
 				continue;
-			atomic_store_explicit(&line->slot[k], slot_make(i, hash),
+			atomic_store_explicit(&line->slot[k], slot_tag(s, hash) | (i + 1),
 					      memory_order_release);
 			return;
 		}
@@ -80,7 +94,7 @@ void index_insert_locked(struct shard *s, uint32_t i, uint64_t hash)
 
 void index_remove_locked(struct shard *s, uint32_t i, uint64_t hash)
 {
-	uint32_t slot = slot_make(i, hash);
+	uint32_t slot = slot_tag(s, hash) | (i + 1);
 
 	for (uint32_t l = home_line(s, hash), n = 0; n < s->lines; l = next_line(s, l), n++) {
 		struct line *line = &s->line[l];

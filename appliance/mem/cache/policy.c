@@ -143,8 +143,7 @@ static bool has_more_than_fair(const struct cache_object *o, const struct cache_
 
 enum verdict {
 	GOES,
-	GOES_ON, /* from small to main */
-	STAYS,	 /* to the end of its queue */
+	STAYS, /* to the end of main */
 	STAYS_FLOOR,
 };
 
@@ -161,7 +160,7 @@ static enum verdict judge_locked(struct shard *s, struct entry *e,
 		return GOES;
 	if (e->queue == QUEUE_SMALL && use > 1) {
 		atomic_store_explicit(&e->use, 0, memory_order_relaxed);
-		return GOES_ON;
+		return STAYS;
 	}
 	if (e->queue == QUEUE_MAIN && use) {
 		atomic_store_explicit(&e->use, (uint8_t)(use - 1), memory_order_relaxed);
@@ -183,28 +182,18 @@ static uint32_t next_candidate_locked(const struct shard *s)
 
 uint32_t policy_victim_locked(struct shard *s, const struct cache_object *filler)
 {
-	for (unsigned looks = 0; looks < LOOKS_MAX; looks++) {
+	for (unsigned looks = 1; looks <= LOOKS_MAX; looks++) {
 		uint32_t i = next_candidate_locked(s);
 		struct entry *e = &s->entry[i];
+		enum verdict verdict;
 
 		if (i == NO_ENTRY)
 			return i;
-		switch (judge_locked(s, e, filler)) {
-		case GOES:
+		verdict = judge_locked(s, e, filler);
+		if (verdict == GOES || (verdict != STAYS_FLOOR && looks == LOOKS_MAX))
 			return i;
-		case GOES_ON:
-			queue_move_locked(s, i, QUEUE_MAIN);
-			break;
-		case STAYS:
-			if (looks == LOOKS_MAX - 1)
-				return i;
-			queue_move_locked(s, i, (enum queue_id)e->queue);
-			break;
-		case STAYS_FLOOR:
-			/* Not to the same queue: small would be looked through again and again. */
-			queue_move_locked(s, i, QUEUE_MAIN);
-			break;
-		}
+		/* Pages of floors do not stay in small: they would be looked at again and again. */
+		queue_move_locked(s, i, QUEUE_MAIN);
 	}
 	return NO_ENTRY;
 }

@@ -2,16 +2,18 @@
 /*
  * Reading, without a lock.
  *
- *	find the entry by the index			key seen: the page's, ready or leaving
+ *	for each entry that might have the page, by its hash:
  *	load its frame's ticket
- *	load the key again				the same: the ticket is of this content,
- *							or of an older one
- *	volatile_read() with that ticket		0: of this content, whole
+ *	volatile_read() with that ticket	0: the bytes are of one content, whole
+ *	load the entry's key			the page's, and readable; else it is another's
+ *	load the ticket again			the same: it was the page's content
  *
  * A frame gets another page in this order: its key is cleared, the ticket moves (volatile_take()),
- * the bytes change, the new key is set. If the ticket loaded were of a later content, the key would
- * be seen cleared or another's by the second load; if it is of an earlier one, volatile_read()
- * says so (-ESTALE).
+ * the bytes change, the new key is set. So between two loads of one ticket the frame had one
+ * content, and a key that was seen in between is of that content.
+ *
+ * The key is looked at after the copy because its line is then there: it is fetched while bytes are
+ * copied, and what the bits of the hash promise is nearly always so.
  *
  * A write clears the key of a page, or makes it doomed, before cache_write_begin() returns: a read
  * that starts after that finds no key that it would read by.
@@ -36,6 +38,37 @@ static void mark_used(struct entry *e)
 		atomic_store_explicit(&e->use, use + 1, memory_order_relaxed);
 }
 
+/* A page of zeros has no frame: only its key tells. */
+static int read_zeros(struct entry *e, uint64_t key, uint32_t len, void *dst)
+{
+	uint64_t seen = entry_key(e);
+
+	if ((seen & ~KEY_STATE_MASK) != key)
+		return -ENOENT;
+	memset(dst, 0, len);
+	return 0;
+}
+
+static int read_frame(struct shard *s, uint32_t i, uint64_t key, uint32_t off, uint32_t len,
+		      void *dst)
+{
+	struct volatile_range *r = s->c->range;
+	volatile_ticket ticket = volatile_ticket_of(r, s->first + i);
+	uint64_t seen;
+	int ret;
+
+	__builtin_prefetch(&s->entry[i]);
+	ret = volatile_read(r, s->first + i, ticket, off, len, dst);
+	seen = entry_key(&s->entry[i]);
+	if ((seen & ~KEY_STATE_MASK) != key)
+		return -ENOENT;
+	if (!readable(seen))
+		return -EBUSY;
+	if (!ret && volatile_ticket_of(r, s->first + i) != ticket)
+		return -ESTALE;
+	return ret;
+}
+
 /*
  * 0: a hit, *@ret_zero tells of which kind. -ENOENT: not in the index. -EBUSY: of no use now.
  * -ENODATA: the kernel took it. -ESTALE, -EAGAIN: look again.
@@ -44,29 +77,21 @@ static int read_memory(const struct place *at, uint32_t off, uint32_t len, void 
 		       bool *ret_zero)
 {
 	struct shard *s = at->s;
-	uint64_t seen;
-	uint32_t i = index_find(s, at->key, at->hash, &seen);
-	struct entry *e = &s->entry[i];
-	volatile_ticket ticket;
-	int ret;
+	struct index_walk w = index_walk(s, at->hash);
+	uint32_t i;
 
-	if (i == NO_ENTRY)
-		return -ENOENT;
-	if (!readable(seen))
-		return -EBUSY;
-	*ret_zero = !entry_has_frame(s, i);
-	if (*ret_zero) {
-		memset(dst, 0, len);
-		mark_used(e);
-		return 0;
+	while ((i = index_next(s, &w)) != NO_ENTRY) {
+		int ret;
+
+		*ret_zero = !entry_has_frame(s, i);
+		ret = *ret_zero ? read_zeros(&s->entry[i], at->key, len, dst)
+				: read_frame(s, i, at->key, off, len, dst);
+		if (!ret)
+			mark_used(&s->entry[i]);
+		if (ret != -ENOENT)
+			return ret;
 	}
-	ticket = volatile_ticket_of(s->c->range, s->first + i);
-	if (entry_key(e) != seen)
-		return -ESTALE;
-	ret = volatile_read(s->c->range, s->first + i, ticket, off, len, dst);
-	if (!ret)
-		mark_used(e);
-	return ret;
+	return -ENOENT;
 }
 
 static void forget_purged(struct cache_object *o, const struct place *at)

@@ -261,6 +261,27 @@ static void test_a_lower_target_gives_memory_back_at_once(void **state)
 	assert_int_equal(get(o, 0), -1);
 }
 
+/* However many second chances pages have. */
+static void test_a_lower_target_is_reached_with_hot_pages(void **state)
+{
+	const uint64_t pages = 8192;
+	struct rig big;
+	struct cache_object *p;
+
+	rig_open(&big, pages, 1, 0);
+	p = rig_object(&big, 0, pages / 2);
+	for (uint64_t k = 0; k < pages; k++) {
+		fill(p, k, 1, 1);
+		for (unsigned hits = 0; hits < 4; hits++)
+			get(p, k);
+	}
+	cache_set_target(big.c, pages / 8 * CACHE_PAGE, false);
+	assert_int_equal(stats_of(big.c).resident, pages / 8 * CACHE_PAGE);
+	check_consistency(big.c);
+	cache_object_destroy(p);
+	rig_close(&big);
+}
+
 /* Pages that were hit often enough to be worth keeping. */
 static void fill_hot(struct cache_object *obj, uint64_t first, unsigned n, uint32_t version)
 {
@@ -455,6 +476,7 @@ int main(void)
 		plain(test_settling_finds_what_the_kernel_took),
 		plain(test_capacity_evicts_and_frames_are_reused),
 		plain(test_a_lower_target_gives_memory_back_at_once),
+		cmocka_unit_test(test_a_lower_target_is_reached_with_hot_pages),
 		tmem(test_what_was_used_goes_to_tmem_and_comes_back),
 		tmem(test_a_write_drops_what_is_in_tmem),
 		tmem(test_an_empty_tmem_is_not_asked),
