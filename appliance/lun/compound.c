@@ -78,9 +78,36 @@ static bool bounce_from_malloc(struct lun_io *io, uint64_t want)
 	return true;
 }
 
+#define SPARES (sizeof(((struct lun_cache *)0)->spare) / sizeof(void *))
+
+static bool bounce_from_spares(struct lun_io *io)
+{
+	for (unsigned i = 0; i < SPARES; i++) {
+		io->bounce = atomic_exchange(&io->lun->cache->spare[i], NULL);
+		if (io->bounce) {
+			io->bounce_cap = LUN_BOUNCE_MAX;
+			return true;
+		}
+	}
+	return bounce_from_malloc(io, LUN_BOUNCE_MAX);
+}
+
+static bool bounce_to_spares(struct lun_io *io)
+{
+	for (unsigned i = 0; i < SPARES; i++) {
+		void *none = NULL;
+
+		if (atomic_compare_exchange_strong(&io->lun->cache->spare[i], &none, io->bounce))
+			return true;
+	}
+	return false;
+}
+
 bool lun_bounce_try(struct lun_io *io, uint32_t want)
 {
-	return io->reactor ? bounce_from_pool(io, want) : bounce_from_malloc(io, want);
+	if (io->reactor)
+		return bounce_from_pool(io, want);
+	return want > BOUNCE_MALLOC ? bounce_from_spares(io) : bounce_from_malloc(io, want);
 }
 
 bool lun_bounce_get(struct lun_io *io)
@@ -106,7 +133,8 @@ void lun_bounce_put(struct lun_io *io)
 {
 	if (io->bounce_buf)
 		iobuf_put(io->bounce_buf);
-	else if (io->bounce)
+	else if (io->bounce &&
+		 !(io->bounce_cap == LUN_BOUNCE_MAX && io->lun->cache && bounce_to_spares(io)))
 		free(io->bounce);
 	io->bounce = NULL;
 	io->bounce_buf = NULL;

@@ -38,6 +38,8 @@ void lun_cache_detach(struct lun *lun)
 	if (!lc)
 		return;
 	cache_object_destroy(lc->o);
+	for (size_t i = 0; i < sizeof(lc->spare) / sizeof(lc->spare[0]); i++)
+		free(lc->spare[i]);
 	fills_destroy(&lc->fills);
 	readahead_destroy(&lc->readahead);
 	free(lc);

@@ -5,6 +5,8 @@
 #include "lun/lun.h"
 #include "lun/readahead.h"
 
+#define LUN_BOUNCE_MAX (1u << 20) /* of a read, readahead included */
+
 /** What a LUN whose reads are cached has; lock order and lives: in the files named. */
 struct lun_cache {
 	struct cache *c;
@@ -12,6 +14,9 @@ struct lun_cache {
 	struct fills fills;	    /* fills.h */
 	struct readahead readahead; /* readahead.h */
 	metric_counter coalesced;   /* reads that waited for another's */
+	/* Large bounce memory of ops without a reactor, for the next: mapping it anew costs more
+	 * than the copy. Each of LUN_BOUNCE_MAX bytes, or NULL. */
+	_Atomic(void *) spare[2];
 };
 
 struct lun {

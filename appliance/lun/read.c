@@ -45,7 +45,6 @@
 #define STORE_READS 4
 #define WAITS	    4
 #define WIDEN_MAX   (64u << 10) /* longer runs keep only the pages that they cover */
-#define BOUNCE_MAX  (1u << 20)
 
 #define PAGE_MASK ((uint64_t)CACHE_PAGE - 1)
 
@@ -180,8 +179,12 @@ static void read_ahead(struct lun_io *io, struct run *run)
 		readahead_note(io->lun, run->lo, end, NULL);
 		return;
 	}
-	if (run->hi == end && run->hi - run->lo < BOUNCE_MAX)
-		extra = BOUNCE_MAX - (run->hi - run->lo);
+	/* A large read is long enough, and others run beside it: they would have to wait for more.
+	 */
+	if (io->len >= WIDEN_MAX)
+		return;
+	if (run->hi == end)
+		extra = LUN_BOUNCE_MAX - (run->hi - run->lo);
 	readahead_note(io->lun, run->lo, end, &extra);
 	run->hi += extra;
 }
@@ -193,9 +196,9 @@ static void choose_bounce(struct lun_io *io, struct run *run)
 
 	if (!run->keep || !(unaligned || unstable))
 		return;
-	if (unstable && !run->last && run->hi - run->lo > BOUNCE_MAX)
-		cut_run(io, run, run->lo + BOUNCE_MAX);
-	run->bounce = run->hi - run->lo <= (unstable || longer ? BOUNCE_MAX : WIDEN_MAX);
+	if (unstable && !run->last && run->hi - run->lo > LUN_BOUNCE_MAX)
+		cut_run(io, run, run->lo + LUN_BOUNCE_MAX);
+	run->bounce = run->hi - run->lo <= (unstable || longer ? LUN_BOUNCE_MAX : WIDEN_MAX);
 }
 
 /* The whole pages of the run, as the cache counts them; false: there are none. */
