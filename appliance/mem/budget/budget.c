@@ -27,8 +27,8 @@
  *
  * Growth goes by steps of 1/60 of the way from floor to ceiling, and only into what is free above
  * the high watermark; when there is none the steps come ever more seldom. At the ceiling there is
- *no timer at all. Without PSI somebody has to look now and then, but only while there is something
- * that could be given back.
+ * no timer at all. Without PSI, and between the watermarks, somebody has to look now and then, but
+ * only while there is something that could be given back.
  *
  * Locking: `work` is held during looks, and so while ops of pools run, which take the locks of
  * caches and of tmem; `promise` is a leaf, so that a reservation is made from anywhere.
@@ -55,6 +55,7 @@
 #define SLOW_PART   30	 /* between looks that replace PSI: 2 s */
 #define BACKOFF_MAX 16	 /* blocked growth waits this many times longer at most */
 #define URGENCY_MAX 5	 /* doublings of what is given back */
+#define PACE_MAX    20	 /* ticks between looks that are told of and find nothing: 1 s */
 
 const char *budget_cause_name(enum budget_cause cause)
 {
@@ -314,6 +315,7 @@ static void relax_locked(struct budget *b, uint64_t now, uint64_t room, const st
 {
 	uint64_t rested = b->pressed_ns + b->regrow_ns / REST_PART;
 	uint64_t slow = b->regrow_ns / SLOW_PART;
+	bool told;
 
 	if (b->target < b->ceiling && b->state == BUDGET_GROWING && now < b->next_ns)
 		return;
@@ -323,9 +325,9 @@ static void relax_locked(struct budget *b, uint64_t now, uint64_t room, const st
 		grow_locked(b, now, room, t->fixed);
 	if (b->target < b->ceiling)
 		return;
-	/* Without PSI nobody would tell us. */
-	enter_locked(b, BUDGET_STEADY, 0,
-		     sense_is_told(b->sense) || !t->reclaimable ? 0 : now + slow);
+	/* Without PSI nobody would tell us; nor where page cache goes instead of what is free. */
+	told = sense_is_told(b->sense) && room;
+	enter_locked(b, BUDGET_STEADY, 0, told || !t->reclaimable ? 0 : now + slow);
 }
 
 static void note_places_locked(struct budget *b, const struct sense_place *places, unsigned n)
@@ -335,6 +337,22 @@ static void note_places_locked(struct budget *b, const struct sense_place *place
 		b->limit = min_u64(b->limit, places[i].size);
 		b->available = min_u64(b->available, places[i].available);
 	}
+}
+
+/*
+ * A group that is full of page cache meets its limit all the time, and tells of it: looks that find
+ * nothing, one soon after the other, become rarer.
+ */
+static void pace_locked(struct budget *b, uint64_t now, bool in_vain)
+{
+	uint64_t tick = b->regrow_ns / TICK_PART;
+	bool soon = now - b->looked_ns < b->pace_ns + PACE_MAX * tick;
+
+	if (!in_vain)
+		b->pace_ns = 0;
+	else
+		b->pace_ns = soon ? min_u64(2 * max_u64(b->pace_ns, tick), PACE_MAX * tick) : 0;
+	b->looked_ns = now;
 }
 
 /* @told: SENSE_ bits. */
@@ -361,8 +379,10 @@ static void look_locked(struct budget *b, unsigned told)
 				     need ? cause : BUDGET_CAUSE_LOSS);
 		b->urgency = !bytes ? 0 : b->urgency + (b->urgency < URGENCY_MAX);
 		press_locked(b, now, bytes || lost);
+		pace_locked(b, now, false);
 		return;
 	}
+	pace_locked(b, now, told != 0);
 	b->urgency = 0;
 	apply_locked(b, t.fixed); /* what is only accounted may have changed */
 	relax_locked(b, now, room_to_grow(places, n, t.loose), &t);
@@ -378,26 +398,33 @@ static void wake(struct budget *b)
 	(void)!write(b->wake_fd, &one, sizeof(one));
 }
 
-/*
- * Sleeps, without the lock, until something is told or the next look is due. Returns SENSE_ bits.
- */
-static unsigned sleep_locked(struct budget *b)
+/* Polls without the lock until @deadline, 0: for good. Whether we were woken by ourselves. */
+static bool poll_locked(struct budget *b, struct pollfd *fds, unsigned n, uint64_t deadline)
 {
-	uint64_t left = less(b->next_ns, clock_now_ns()), drain;
+	uint64_t left = less(deadline, clock_now_ns()), drain;
 	struct timespec ts = {(time_t)(left / NSEC_PER_SEC), (long)(left % NSEC_PER_SEC)};
-	bool for_good = !b->next_ns;
-	struct pollfd fds[SENSE_FDS + 1];
-	unsigned n = sense_fds(b->sense, fds);
 	int ret;
 
 	fds[n] = (struct pollfd){b->wake_fd, POLLIN, 0};
 	mutex_unlock(&b->work);
-	ret = ppoll(fds, n + 1, for_good ? NULL : &ts, NULL);
+	ret = ppoll(fds, n + 1, deadline ? &ts : NULL, NULL);
 	mutex_lock(&b->work);
-	if (ret <= 0)
+	for (unsigned i = 0; ret <= 0 && i <= n; i++)
+		fds[i].revents = 0;
+	return fds[n].revents && read(b->wake_fd, &drain, sizeof(drain)) > 0;
+}
+
+/* Sleeps until something is told, or a look is due or asked for. Returns SENSE_ bits. */
+static unsigned sleep_locked(struct budget *b)
+{
+	struct pollfd fds[SENSE_FDS + 1];
+	uint64_t pause = b->looked_ns + b->pace_ns;
+	unsigned n;
+
+	if (b->pace_ns && clock_now_ns() < pause && poll_locked(b, fds, 0, pause))
 		return 0;
-	if (fds[n].revents)
-		(void)!read(b->wake_fd, &drain, sizeof(drain));
+	n = sense_fds(b->sense, fds);
+	poll_locked(b, fds, n, b->next_ns);
 	return sense_take(b->sense, fds);
 }
 
@@ -410,8 +437,14 @@ static void *controller_main(void *arg)
 	mutex_lock(&b->work);
 	while (!b->stop) {
 		told = sleep_locked(b);
-		if (!b->stop)
+		if (b->stop)
+			break;
+		if (told || b->asked || (b->next_ns && clock_now_ns() >= b->next_ns)) {
+			b->asked = false;
 			look_locked(b, told);
+		} else { /* what is promised has changed */
+			apply_locked(b, read_uses_locked(b).fixed);
+		}
 	}
 	mutex_unlock(&b->work);
 	return NULL;
@@ -472,6 +505,7 @@ int budget_create(const struct budget_spec *spec, struct budget **ret_b, struct 
 	b->floor = b->promised_floor = spec->floor;
 	b->ceiling = b->target = spec->ceiling;
 	b->regrow_ns = (spec->regrow_ms ? spec->regrow_ms : REGROW_MS_DEFAULT) * NSEC_PER_MSEC;
+	b->asked = true; /* the first look */
 	b->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	ret = b->wake_fd < 0 ? -errno : sense_open(spec, &b->sense);
 	if (!ret)
@@ -480,7 +514,7 @@ int budget_create(const struct budget_spec *spec, struct budget **ret_b, struct 
 		free_budget(b);
 		return reason_set(why, -ret, "memory budget: %s", strerror(-ret));
 	}
-	wake(b); /* the first look */
+	wake(b);
 	*ret_b = b;
 	return 0;
 }
@@ -537,6 +571,7 @@ int budget_set(struct budget *b, uint64_t floor, uint64_t ceiling, struct reason
 		return ret;
 	mutex_lock(&b->work);
 	change_locked(b, floor, ceiling);
+	b->asked = true;
 	mutex_unlock(&b->work);
 	wake(b);
 	return 0;
@@ -552,6 +587,7 @@ uint64_t budget_shrink(struct budget *b, uint64_t bytes)
 	t = read_uses_locked(b);
 	given = lower_locked(b, bytes, t.fixed, BUDGET_CAUSE_COMMAND);
 	press_locked(b, clock_now_ns(), true);
+	b->asked = true;
 	mutex_unlock(&b->work);
 	wake(b);
 	return given;

@@ -99,6 +99,9 @@ struct budget {
 	uint64_t shrinks[BUDGET_CAUSES], returned, looks;
 	uint64_t last_shrink_ns, last_shrink_bytes;
 	uint64_t limit, available; /* at the last look */
+	uint64_t looked_ns;	   /* when the last look was */
+	uint64_t pace_ns;	   /* that the next one has to wait for */
+	bool asked;		   /* a look is wanted whatever is told */
 	bool stop;
 
 	struct mutex promise; /* LEAF */

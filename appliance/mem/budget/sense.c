@@ -329,7 +329,10 @@ static int open_threshold(const struct level *l, uint64_t bytes)
 	return write(control, text, (size_t)len) == len ? take_fd(fd) : -1;
 }
 
-/* Puts the threshold where the narrowest level's shrinking should have begun. */
+/*
+ * Puts the threshold where the narrowest level's shrinking should have begun: a little beyond the
+ * low watermark, so that who is woken finds it passed.
+ */
 static void watch_threshold(struct sense *s)
 {
 	uint64_t least = UINT64_MAX, at;
@@ -345,7 +348,7 @@ static void watch_threshold(struct sense *s)
 	}
 	if (least == UINT64_MAX)
 		return;
-	at = least - budget_watermarks(least).low;
+	at = least - budget_watermarks(least).low / 4 * 3;
 	if (s->threshold_fd >= 0 && at == s->threshold && which == s->threshold_level)
 		return;
 	if (s->threshold_fd >= 0)
