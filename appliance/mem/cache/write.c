@@ -396,19 +396,24 @@ static void regions_leave(struct cache_write *w, struct pages p)
 void cache_write_begin(struct cache_object *o, struct cache_write *w, uint64_t off, uint64_t len)
 {
 	struct pages p;
-	bool walk;
+	uint64_t n;
+	bool wide, walk;
 
 	*w = (struct cache_write){.o = o, .off = off, .len = len};
 	p = pages_of(w);
-	walk = p.end - p.first > HAD_PAGES &&
-	       p.end - p.first > atomic_load_explicit(&o->entries, memory_order_relaxed);
-	if (range_is_wide(o->c, p.end - p.first))
+	n = p.end - p.first;
+	wide = range_is_wide(o->c, n);
+	/* Only a walk drops what a wide range has: its cells are entered without a look at pages.
+	 */
+	walk = wide ||
+	       (n > HAD_PAGES && n > atomic_load_explicit(&o->entries, memory_order_relaxed));
+	if (wide)
 		cells_enter_all(o->c);
 	else
 		regions_enter(w, p, !walk);
 	if (walk && atomic_load_explicit(&o->entries, memory_order_acquire))
-		drop_by_walk(o, p.first, p.end - p.first);
-	demote_flush(o, p.first, p.end - p.first);
+		drop_by_walk(o, p.first, n);
+	demote_flush(o, p.first, n);
 }
 
 /* The pages that were there when the write began and of which it wrote every byte. */

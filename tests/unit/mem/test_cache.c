@@ -135,6 +135,26 @@ static void test_a_write_drops_and_keeps_out(void **state)
 	assert_int_equal(stats_of(rig.c).fills_lost, 2);
 }
 
+/* A range of as many regions as there are cells, of an object that has yet more pages cached. */
+static void test_a_wide_write_drops_what_a_larger_object_has(void **state)
+{
+	const uint64_t wide = (uint64_t)CELLS << REGION_SHIFT;
+	struct cache_write w;
+
+	/* One entry in nine is for zeros, which cost the test no memory. */
+	rig_open(&rig, 8 * wide, 1, 0);
+	o = rig_object(&rig, 0, 0);
+	assert_true(fill(o, 0, wide + 1, 0));
+	assert_true(stats_of(rig.c).zero_pages > wide);
+	cache_write_begin(o, &w, 0, wide * CACHE_PAGE);
+	for (uint64_t page = 0; page < wide; page++)
+		assert_false(cache_has(o, page));
+	assert_true(cache_has(o, wide));
+	cache_write_end(&w, NULL, 0, 0);
+	assert_int_equal(get(o, wide - 1), -1);
+	close_all(state);
+}
+
 static void test_a_fill_that_began_before_a_whole_write_is_lost(void **state)
 {
 	struct cache_write w;
@@ -469,6 +489,7 @@ int main(void)
 		plain(test_a_fill_given_up_inserts_nothing),
 		plain(test_zeros_are_noted_not_stored),
 		plain(test_a_write_drops_and_keeps_out),
+		cmocka_unit_test(test_a_wide_write_drops_what_a_larger_object_has),
 		plain(test_a_fill_that_began_before_a_whole_write_is_lost),
 		plain(test_what_was_cached_is_updated_by_a_write),
 		plain(test_writes_that_overlap_update_nothing),
