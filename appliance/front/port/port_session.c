@@ -662,11 +662,11 @@ static void release_done(struct worker_job *j)
 static void session_try_free(struct port_session *p)
 {
 	if (p->state != CLOSING || p->rx_armed || p->bell_armed || p->to_wake ||
-	    atomic_load(&p->inflight) || atomic_load(&p->event_posted))
+	    atomic_load(&p->inflight))
 		return;
 	mutex_lock(&p->server->lock);
-	/* A close that is on its way must have run; from now on none can be posted. */
-	if (atomic_exchange(&p->close_posted, true)) {
+	/* Messages on their way must have run; from now on none can be posted. */
+	if (atomic_load(&p->event_posted) || atomic_exchange(&p->close_posted, true)) {
 		mutex_unlock(&p->server->lock);
 		return;
 	}
@@ -698,7 +698,8 @@ void port_session_close(struct port_session *p)
 void port_session_resume(struct port_session *p)
 {
 	mutex_assert_held(&p->server->lock);
-	if (!atomic_exchange(&p->event_posted, true))
+	/* One that is being let go of is in the list until it is freed. */
+	if (!p->shm_gone && !atomic_exchange(&p->event_posted, true))
 		reactor_post(p->reactor, &p->event_msg);
 }
 
