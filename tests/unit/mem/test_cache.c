@@ -281,6 +281,30 @@ static void test_a_lower_target_gives_memory_back_at_once(void **state)
 	assert_int_equal(get(o, 0), -1);
 }
 
+static unsigned queue_of(uint64_t page)
+{
+	struct place at = place_of(o, page);
+	uint64_t seen;
+	uint32_t i = index_find(at.s, at.key, at.hash, &seen);
+
+	assert_int_not_equal(i, NO_ENTRY);
+	return at.s->entry[i].queue;
+}
+
+static void test_what_comes_back_soon_is_taken_for_good(void **state)
+{
+	fill(o, 0, PAGES + 10, 1);
+	assert_int_equal(get(o, 3), -1);
+	fill(o, 3, 1, 1);
+	assert_int_equal(queue_of(3), QUEUE_MAIN);
+	fill(o, 9999, 1, 1);
+	assert_int_equal(queue_of(9999), QUEUE_SMALL);
+	/* But not for ever. */
+	fill(o, 20000, 4 * PAGES, 1);
+	fill(o, 5, 1, 1);
+	assert_int_equal(queue_of(5), QUEUE_SMALL);
+}
+
 /* However many second chances pages have. */
 static void test_a_lower_target_is_reached_with_hot_pages(void **state)
 {
@@ -497,6 +521,7 @@ int main(void)
 		plain(test_settling_finds_what_the_kernel_took),
 		plain(test_capacity_evicts_and_frames_are_reused),
 		plain(test_a_lower_target_gives_memory_back_at_once),
+		plain(test_what_comes_back_soon_is_taken_for_good),
 		cmocka_unit_test(test_a_lower_target_is_reached_with_hot_pages),
 		tmem(test_what_was_used_goes_to_tmem_and_comes_back),
 		tmem(test_a_write_drops_what_is_in_tmem),

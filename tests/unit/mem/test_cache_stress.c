@@ -85,12 +85,17 @@ int __wrap_volatile_read(struct volatile_range *r, uint32_t page, volatile_ticke
 int __wrap_volatile_read(struct volatile_range *r, uint32_t page, volatile_ticket t, uint32_t off,
 			 uint32_t len, void *dst)
 {
+	int ret;
+
 	if (len)
 		meet();
-	return __real_volatile_read(r, page, t, off, len, dst);
+	ret = __real_volatile_read(r, page, t, off, len, dst);
+	if (len)
+		meet();
+	return ret;
 }
 
-/* Between a look at the index and the ticket: the entry may be another's by then. */
+/* Between a look at the index and the ticket, the frame may have got another page. */
 volatile_ticket __real_volatile_ticket_of(const struct volatile_range *r, uint32_t page);
 volatile_ticket __wrap_volatile_ticket_of(const struct volatile_range *r, uint32_t page);
 volatile_ticket __wrap_volatile_ticket_of(const struct volatile_range *r, uint32_t page)
@@ -377,6 +382,15 @@ static uint64_t stress_ns(void)
 	return (s ? strtoull(s, NULL, 10) : 4) * NSEC_PER_SEC;
 }
 
+/* All that should happen has happened, were the machine ever so busy. */
+static bool has_met_all(bool tmem)
+{
+	struct cache_stats st = stats_of(rig.c);
+
+	return st.hits_memory && st.hits_zero && st.updates && st.fills_lost && st.purged &&
+	       (st.hits_tmem || !tmem);
+}
+
 static void run_stress(unsigned shards, uint64_t tmem_bytes)
 {
 	void *(*const runs[])(void *) = {run_reader, run_reader,   run_reader,	run_writer,
@@ -384,7 +398,8 @@ static void run_stress(unsigned shards, uint64_t tmem_bytes)
 	const unsigned n = sizeof(runs) / sizeof(runs[0]);
 	pthread_t threads[sizeof(runs) / sizeof(runs[0])];
 	struct cache_stats st;
-	uint64_t end = clock_now_ns() + stress_ns();
+	bool met;
+	uint64_t end = clock_now_ns() + stress_ns(), last = end + 60 * NSEC_PER_SEC;
 
 	stop = false;
 	reads = hits = writes = injected = squeezes = wrong = 0;
@@ -394,12 +409,14 @@ static void run_stress(unsigned shards, uint64_t tmem_bytes)
 		object[k] = rig_object(&rig, 100 * (k + 1), k * FRAMES / 8);
 	for (unsigned i = 0; i < n; i++)
 		assert_int_equal(pthread_create(&threads[i], NULL, runs[i], NULL), 0);
-	while (clock_now_ns() < end && !wrong)
+	while (!wrong &&
+	       (clock_now_ns() < end || (clock_now_ns() < last && !has_met_all(tmem_bytes != 0))))
 		nanosleep(&(struct timespec){.tv_nsec = 5000000}, NULL);
 	stop = true;
 	for (unsigned i = 0; i < n; i++)
 		pthread_join(threads[i], NULL);
 	check_consistency(rig.c);
+	met = has_met_all(tmem_bytes != 0);
 	st = stats_of(rig.c);
 	print_message(
 		"  %lu reads, %lu hits (%lu zero, %lu tmem), %lu writes, %lu updates,\n"
@@ -412,8 +429,7 @@ static void run_stress(unsigned shards, uint64_t tmem_bytes)
 	check_consistency(rig.c);
 	rig_close(&rig);
 	assert_int_equal(wrong, 0);
-	assert_true(st.hits_memory && st.hits_zero && st.updates && st.fills_lost && st.purged);
-	assert_int_equal(st.hits_tmem != 0, tmem_bytes != 0);
+	assert_true(met);
 }
 
 static void test_no_stale_byte_without_tmem(void **state)
