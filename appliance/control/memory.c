@@ -350,7 +350,9 @@ static int make_cache(struct memory *m, uint64_t ceiling, struct reason *why)
 	if (ret)
 		return reason_set(why, -ret, "read cache: %s", strerror(-ret));
 	if (spec.max < ceiling)
-		log_warn("memory.cache", "max=%llu of=%llu reason=\"no more addresses\"",
+		log_warn("memory.cache",
+			 "max=%llu of=%llu reason=\"RLIMIT_AS, RLIMIT_DATA or "
+			 "vm.overcommit_memory\"",
 			 (unsigned long long)spec.max, (unsigned long long)ceiling);
 	return 0;
 }
