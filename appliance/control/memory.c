@@ -390,8 +390,6 @@ static int make_pools(struct memory *m, const struct config_memory *c)
 					 .pool = m,
 					 .rank = BUDGET_CACHE,
 					 .share = 100 - c->tmem.share};
-	struct budget_pool_spec process = {
-		.name = "process", .ops = &process_ops, .pool = m, .rank = BUDGET_WORKING};
 	struct cache_stats s;
 	int ret;
 
@@ -403,7 +401,7 @@ static int make_pools(struct memory *m, const struct config_memory *c)
 	ret = budget_add(m->budget, &cache, &m->cache_pool);
 	if (!ret && m->tmem)
 		ret = budget_add(m->budget, &tmem, &m->tmem_pool);
-	return ret ? ret : budget_add(m->budget, &process, &m->process_pool);
+	return ret;
 }
 
 static int start(struct memory *m, const struct config *cfg, const char *pressure,
@@ -471,7 +469,6 @@ void memory_stop(struct memory *m)
 		return;
 	budget_remove(m->cache_pool);
 	budget_remove(m->tmem_pool);
-	budget_remove(m->process_pool);
 	budget_destroy(m->budget);
 	cache_destroy(m->cache);
 	tmem_host_destroy(m->tmem);
@@ -511,7 +508,10 @@ int memory_add_reactors(struct memory *m, struct reactor_set *set)
 					.share = IOBUF_SHARE,
 					.floor = n * IOBUF_FLOOR,
 					.max = n * IOBUF_MOST};
+	struct budget_pool_spec process = {
+		.name = "process", .ops = &process_ops, .pool = m, .rank = BUDGET_WORKING};
 	struct budget_stats s;
+	int ret;
 
 	m->orders = calloc(n, sizeof(*m->orders));
 	if (!m->orders)
@@ -526,7 +526,8 @@ int memory_add_reactors(struct memory *m, struct reactor_set *set)
 	budget_stats(m->budget, &s);
 	if (spec.floor > s.ceiling / 4)
 		spec.floor = s.ceiling / 4 > n * IOBUF_MAX ? s.ceiling / 4 : n * IOBUF_MAX;
-	return budget_add(m->budget, &spec, &m->iobuf_pool);
+	ret = budget_add(m->budget, &spec, &m->iobuf_pool);
+	return ret ? ret : budget_add(m->budget, &process, &m->process_pool);
 }
 
 void memory_remove_reactors(struct memory *m)

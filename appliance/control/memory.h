@@ -37,7 +37,7 @@ int memory_set(struct memory *m, const struct config_memory *c, struct reason *w
 /** What is in force: max and floor as declared. Between changes. */
 const struct config_memory *memory_declared(const struct memory *m);
 
-/** The reactors' I/O buffers become a pool. -ENOMEM. */
+/** The reactors' I/O buffers become a pool, and so does what else the process has. -ENOMEM. */
 int memory_add_reactors(struct memory *m, struct reactor_set *set);
 /** Before the reactors stop. */
 void memory_remove_reactors(struct memory *m);
