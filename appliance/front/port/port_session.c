@@ -199,8 +199,12 @@ static void start(struct port_session *p, const struct port_request *req)
 	pio->session = p;
 	pio->req = *req;
 	io->op = lun_ops[req->op];
-	/* The client can write its data area whenever it likes. */
-	io->flags = LUN_IO_UNSTABLE | (req->flags & PORT_FUA ? LUN_IO_FUA : 0) |
+	/*
+	 * The client can write its data area whenever it likes. And nobody is to read a change that
+	 * is not answered yet: it may land again (docs/port.md).
+	 */
+	io->flags = LUN_IO_UNSTABLE | (changes(req->op) ? LUN_IO_ATOMIC : 0) |
+		    (req->flags & PORT_FUA ? LUN_IO_FUA : 0) |
 		    (req->flags & PORT_MAY_TRIM ? LUN_IO_MAY_UNMAP : 0) |
 		    (req->flags & PORT_FAST ? LUN_IO_FAST : 0);
 	io->off = req->off;

@@ -521,6 +521,106 @@ static void server_may_stop_while_commands_wait(void **state)
 	assert_int_equal(first_byte(f), 0);
 }
 
+/* --- a store that holds the answer to a write back --- */
+
+struct held_store {
+	struct block_store base;
+	uint8_t data[4096];
+	_Atomic(struct block_io *) held; /* carried out, not answered */
+	struct reactor_msg answer;
+};
+
+static void held_submit(struct block_store *s, struct block_io *io)
+{
+	struct held_store *h = container_of(s, struct held_store, base);
+
+	if (io->op == BLOCK_READ) {
+		memcpy(io->iov[0].iov_base, h->data, io->len);
+		io->done(io, 0);
+	} else {
+		memcpy(h->data, io->iov[0].iov_base, io->len);
+		atomic_store(&h->held, io);
+	}
+}
+
+static void held_answer(struct reactor_msg *m)
+{
+	struct block_io *io = atomic_load(&container_of(m, struct held_store, answer)->held);
+
+	io->done(io, 0);
+}
+
+static void held_close(struct block_store *s)
+{
+	free(container_of(s, struct held_store, base));
+}
+
+static void held_info(struct block_store *s, struct block_info *ret_info)
+{
+	*ret_info = (struct block_info){
+		.type = "held", .mode = "direct", .size = s->size, .write_unit = 512};
+}
+
+static const struct block_ops held_ops = {
+	.type = "held", .close = held_close, .submit = held_submit, .get_info = held_info};
+
+struct one_io {
+	struct port_client *c;
+	enum port_op op;
+	uint8_t buf[4096];
+	int err;
+	_Atomic bool done;
+	pthread_t thread;
+};
+
+static void *one_io_main(void *arg)
+{
+	struct one_io *io = arg;
+
+	io->err = port_client_io(io->c, io->op, 0, 0, sizeof(io->buf), io->buf);
+	atomic_store(&io->done, true);
+	return NULL;
+}
+
+/*
+ * Or who reads it may send a write over it; both unanswered when the daemon dies, the older one may
+ * be replayed last.
+ */
+static void nobody_reads_what_is_not_answered(void **state)
+{
+	struct fixture *f = *state;
+	struct held_store *h = calloc(1, sizeof(*h));
+	struct lun_options opt = {.name = "held", .state_dirfd = -1};
+	struct port_client_options copt = {.socket = f->socket, .lun = "held"};
+	struct one_io w = {.op = PORT_WRITE, .buf = {1}}, r = {.op = PORT_READ};
+	struct lun *lun;
+	struct reason why;
+	bool early;
+
+	h->base.ops = &held_ops;
+	h->base.size = sizeof(h->data);
+	h->answer.fn = held_answer;
+	assert_int_equal(lun_create(&opt, &h->base, &lun, &why), 0);
+	assert_int_equal(lun_table_add(f->luns, lun), 0);
+	assert_int_equal(port_client_open(&copt, &w.c, &why), 0);
+	assert_int_equal(port_client_open(&copt, &r.c, &why), 0);
+	assert_int_equal(pthread_create(&w.thread, NULL, one_io_main, &w), 0);
+	EVENTUALLY(atomic_load(&h->held));
+	assert_int_equal(pthread_create(&r.thread, NULL, one_io_main, &r), 0);
+	EVENTUALLY(metric_read(&lun_counters(lun)->conflicts) || atomic_load(&r.done));
+	early = atomic_load(&r.done);
+	reactor_post(atomic_load(&h->held)->reactor, &h->answer);
+	pthread_join(w.thread, NULL);
+	pthread_join(r.thread, NULL);
+	port_client_close(w.c);
+	port_client_close(r.c);
+	lun_unref(lun);
+	assert_false(early);
+	assert_int_equal(w.err, 0);
+	assert_int_equal(r.err, 0);
+	assert_int_equal(r.buf[0], 1);
+}
+
 static void replay_after_its_time_is_refused(void **state)
 {
 	struct fixture *f = *state;
@@ -771,6 +871,7 @@ int main(void)
 		T(others_wait_for_replays),
 		T(client_may_go_while_its_commands_wait),
 		T(server_may_stop_while_commands_wait),
+		T(nobody_reads_what_is_not_answered),
 		T(replay_after_its_time_is_refused),
 		T(claims_outlive_any_number_of_daemons),
 		T(garbage_in_the_ring_costs_the_connection_only),
