@@ -33,7 +33,7 @@ static bool make_room(struct text *t, size_t n)
 
 void text_put(struct text *t, const char *bytes, size_t n)
 {
-	if (!make_room(t, n))
+	if (!n || !make_room(t, n)) /* nothing may be yet, not even a buffer */
 		return;
 	memcpy(t->data + t->len, bytes, n);
 	t->len += n;
