@@ -21,11 +21,10 @@
 #define INFO(group, ...)   ROW(INFO, PLAIN, size_t, group, labels, __VA_ARGS__)
 
 /* The unit of a counter of somebody else's table: its name is all there is. */
-#define UNIT_OF(field)                                                                             \
-	(sizeof(#field) > sizeof("_bytes") &&                                                      \
-			 !__builtin_strcmp(&(#field)[sizeof(#field) - sizeof("_bytes")], "_bytes") \
-		 ? METRIC_BYTES                                                                    \
-		 : METRIC_PLAIN)
+#define SUFFIX_AT(name, suffix) (sizeof(name) > sizeof(suffix) ? sizeof(name) - sizeof(suffix) : 0)
+#define UNIT_OF(field)                                                                      \
+	(!__builtin_strcmp(&(#field)[SUFFIX_AT(#field, "_bytes")], "_bytes") ? METRIC_BYTES \
+									     : METRIC_PLAIN)
 
 #define COUNTER_OF(group, field, help)                                                   \
 	{                                                                                \
