@@ -98,13 +98,10 @@ def test_a_sequential_reader_is_read_ahead_of(ebb, disk, tmp_path):
     run("cmp", path, tmp_path / "copy", timeout=120)
 
 
-@pytest.mark.long
-@pytest.mark.parametrize("mode", ["direct", "buffered"])
-def test_nothing_is_stale_while_memory_is_taken(ebb, disk, mode):
+def checked_while_memory_is_taken(ebb, disk, mode, seconds):
     e = ebb(f"{disk('64M')},io={mode}", args=["--memory", "64M"])
     purger = Purger(e)
     purger.start()
-    seconds = int(os.environ.get("EBB_CACHE_SECONDS", 10))
     try:
         run(TOOLS / "consistency/consistency", "--iscsi", e.iscsi(), "--iscsi", e.iscsi(), "--nbd", e.nbd(), "--nbd", e.nbd(),
             "--seconds", seconds, "--seed", int(time.time()), timeout=seconds + 120 * SLOW)
@@ -116,3 +113,15 @@ def test_nothing_is_stale_while_memory_is_taken(ebb, disk, mode):
     assert c["invalidated"] > 100
     if purger.taken:
         assert c["purged"] > 0
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("mode", ["direct", "buffered"])
+def test_nothing_is_stale_while_memory_is_taken(ebb, disk, mode):
+    checked_while_memory_is_taken(ebb, disk, mode, 10)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("mode", ["direct", "buffered"])
+def test_nothing_is_stale_for_half_an_hour(ebb, disk, mode):
+    checked_while_memory_is_taken(ebb, disk, mode, int(os.environ.get("EBB_SOAK_SECONDS", 900 if SLOW == 1 else 300)))
