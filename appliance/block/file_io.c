@@ -6,12 +6,14 @@
  * Small buffered writes are special. Where the file system can write to the page cache without
  * blocking (FMODE_NOWAIT for buffered writes: XFS, btrfs), io_uring does so at submission. Where it
  * cannot (ext4), io_uring hands every such write to a kernel thread. Measured on ext4 (Linux 6.18,
- * 2 cores), 4 KiB at random, by the ring and by a plain pwritev2(2) on the reactor's thread: depth
- * 1    28,000-72,000 a second, 11-25 s of CPU a million     540,000, 1.9 s depth 32
- * 480,000-690,000,        2.6-3.4 s                    490,000, 2.1 s So there small writes are
- * made by the reactor's own thread - as long as they do not block: one that took more than
- * INLINE_SLOW_NS (dirty page throttling, a page that had to be read first) sends the following ones
- * through the ring for a while, twice as long each time it happens again.
+ * 2 cores), 4 KiB at random, by the ring and by a plain pwritev2(2) on the reactor's thread:
+ *
+ *	depth 1		28,000-72,000 a second, 11-25 s of CPU a million	540,000, 1.9 s
+ *	depth 32	480,000-690,000, 2.6-3.4 s				490,000, 2.1 s
+ *
+ * So there small writes are made by the reactor's own thread - as long as they do not block: one
+ * that took more than INLINE_SLOW_NS (dirty page throttling, a page that had to be read first)
+ * sends the following ones through the ring for a while, twice as long each time it happens again.
  */
 #include "block/file_private.h"
 
