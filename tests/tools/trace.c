@@ -105,9 +105,9 @@ const char *trace_name(enum trace_kind kind)
 	return names[kind];
 }
 
-struct trace trace_make(enum trace_kind kind, uint32_t cache)
+struct trace trace_make_over(enum trace_kind kind, uint32_t pages, size_t n)
 {
-	struct trace t = {.pages = 4 * cache, .n = (size_t)ACCESSES * cache};
+	struct trace t = {.pages = pages, .n = n};
 	uint64_t seed = 88172645463325252ull;
 
 	t.access = need(t.n, sizeof(*t.access));
@@ -125,7 +125,7 @@ struct trace trace_make(enum trace_kind kind, uint32_t cache)
 		break;
 	case TRACE_LOOP:
 		for (size_t i = 0; i < t.n; i++)
-			t.access[i] = (uint32_t)(i % (cache + cache / 5));
+			t.access[i] = (uint32_t)(i % (pages / 10 * 3));
 		break;
 	case TRACE_UNIFORM:
 		for (size_t i = 0; i < t.n; i++)
@@ -135,6 +135,11 @@ struct trace trace_make(enum trace_kind kind, uint32_t cache)
 		make_zipf(&t, t.pages, 1.0, &seed);
 	}
 	return t;
+}
+
+struct trace trace_make(enum trace_kind kind, uint32_t cache)
+{
+	return trace_make_over(kind, 4 * cache, (size_t)ACCESSES * cache);
 }
 
 void trace_free(struct trace *t)
@@ -282,8 +287,7 @@ size_t trace_hits_best(const struct trace *t, uint32_t cache)
 
 /* --- the cache itself --- */
 
-/* Of 2.5 times what it is compressed, as a data set's pages often are. */
-static void make_page(uint8_t *page, uint64_t number)
+void trace_make_page(uint8_t *page, uint64_t number)
 {
 	uint64_t seed = number * 0x9e3779b97f4a7c15ull + 1;
 	uint64_t word[CACHE_PAGE / sizeof(uint64_t)];
@@ -305,7 +309,7 @@ size_t trace_hits_cache(const struct trace *t, struct cache_object *o)
 			hits += i >= trace_counted_from(t);
 			continue;
 		}
-		make_page(page, t->access[i]);
+		trace_make_page(page, t->access[i]);
 		if (cache_fill_begin(o, &f, t->access[i], 1))
 			cache_fill_end(&f, &(struct iovec){page, sizeof(page)}, 1, 0);
 	}

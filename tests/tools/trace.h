@@ -6,12 +6,12 @@
 #include <stdint.h>
 
 enum trace_kind {
-	TRACE_ZIPF_08, /* of four times the cache */
+	TRACE_ZIPF_08,
 	TRACE_ZIPF_10,
 	TRACE_ZIPF_12,
-	TRACE_ZIPF_SCAN, /* zipf 1.0, and every third access is of a scan of other pages */
-	TRACE_LOOP,	 /* over 1.2 times the cache, again and again */
-	TRACE_UNIFORM,	 /* over four times the cache */
+	TRACE_ZIPF_SCAN, /* zipf 1.0, and every third access is of a scan of as many other pages */
+	TRACE_LOOP,	 /* over three tenths of the pages, again and again */
+	TRACE_UNIFORM,
 	TRACE_KINDS,
 };
 
@@ -22,7 +22,9 @@ struct trace {
 };
 
 const char *trace_name(enum trace_kind kind);
-/** Some accesses for a cache of @cache pages; always the same ones. Aborts without memory. */
+/** @n accesses to @pages pages; always the same ones. Aborts without memory. */
+struct trace trace_make_over(enum trace_kind kind, uint32_t pages, size_t n);
+/** Some accesses for a cache of @cache pages, to four times as many. */
 struct trace trace_make(enum trace_kind kind, uint32_t cache);
 void trace_free(struct trace *t);
 
@@ -33,6 +35,9 @@ size_t trace_hits_lru(const struct trace *t, uint32_t cache);
 size_t trace_hits_fifo(const struct trace *t, uint32_t cache);
 /** Belady's: evicts, or does not even insert, what is used last. No policy has more. */
 size_t trace_hits_best(const struct trace *t, uint32_t cache);
+
+/** The content of page @number: a 2.5th of its size when it is compressed, as is usual. */
+void trace_make_page(uint8_t *page, uint64_t number);
 
 struct cache_object;
 /** Of the read cache: each miss is followed by a fill. */
