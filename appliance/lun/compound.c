@@ -19,7 +19,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "lun/cursor.h"
+#include "base/cursor.h"
 
 #define BOUNCE_MALLOC (64u << 10)
 #define PATTERN_MAX   BOUNCE_MALLOC
@@ -221,7 +221,7 @@ static size_t first_difference(const uint8_t *a, const uint8_t *b, size_t n)
 /* Compares the chunk in the bounce buffer with the caller's data. 0 or -EILSEQ. */
 static int compare_chunk(struct lun_io *io)
 {
-	struct cursor c = cursor_at(io->iov, io->progress);
+	struct cursor c = cursor_at(io->iov, io->niov, io->progress);
 	size_t done = 0, n;
 
 	for (; done < io->chunk; done += n) {
@@ -238,7 +238,7 @@ static int compare_chunk(struct lun_io *io)
 
 static void or_chunk(struct lun_io *io)
 {
-	struct cursor c = cursor_at(io->iov, io->progress);
+	struct cursor c = cursor_at(io->iov, io->niov, io->progress);
 	size_t done = 0, n;
 
 	for (; done < io->chunk; done += n) {
@@ -296,7 +296,7 @@ static bool is_zero(const uint8_t *p, size_t n)
 
 static void fill_pattern(struct lun_io *io)
 {
-	struct cursor c = cursor_at(io->iov, 0);
+	struct cursor c = cursor_at(io->iov, io->niov, 0);
 	size_t have = 0, n;
 
 	for (; have < io->pattern_len; have += n) {

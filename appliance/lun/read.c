@@ -40,7 +40,7 @@
 
 #include <errno.h>
 
-#include "lun/cursor.h"
+#include "base/cursor.h"
 
 #define STORE_READS 4
 #define WAITS	    4
@@ -108,7 +108,7 @@ static uint64_t serve(struct lun_io *io, uint64_t at)
 	uint64_t pos = io->off + at, page = pos / CACHE_PAGE;
 	uint32_t in_page = pos & PAGE_MASK;
 	uint32_t n = (uint32_t)least(CACHE_PAGE - in_page, io->len - at);
-	struct cursor c = cursor_at(io->iov, at);
+	struct cursor c = cursor_at(io->iov, io->niov, at);
 	uint8_t whole[CACHE_PAGE], *to;
 	size_t room;
 
@@ -118,7 +118,7 @@ static uint64_t serve(struct lun_io *io, uint64_t at)
 	/* Segments end within: in one piece first, the page may be replaced between two reads. */
 	if (cache_read(o, page, in_page, n, whole))
 		return 0;
-	c = cursor_at(io->iov, at);
+	c = cursor_at(io->iov, io->niov, at);
 	cursor_put(&c, whole, n);
 	return n;
 }
@@ -315,7 +315,7 @@ static void end_run(struct lun_io *io)
 	io->missed = false;
 	if (io->bounce) {
 		end_fill(io, &io->iov1, 1, 0);
-		c = cursor_at(io->iov, io->progress);
+		c = cursor_at(io->iov, io->niov, io->progress);
 		cursor_put(&c, io->bounce + (io->off + io->progress - io->bio.off), io->chunk);
 		lun_bounce_put(io);
 	} else {

@@ -26,8 +26,8 @@
  * A range with more regions than there are cells counts in each of them, once.
  */
 #include <errno.h>
-#include <string.h>
 
+#include "base/cursor.h"
 #include "mem/cache/cache_private.h"
 
 #define FILL_RUN  16u /* frames in hand at once */
@@ -52,40 +52,6 @@ static bool range_is_wide(const struct cache *c, uint64_t n)
 }
 
 /* --- inserting --- */
-
-/* Reads bytes one after the other. */
-struct cursor {
-	const struct iovec *iov;
-	int niov;
-	uint64_t off;
-};
-
-static bool cursor_read(struct cursor *cur, void *dst, uint64_t len)
-{
-	uint8_t *d = dst;
-
-	while (len) {
-		uint64_t left;
-
-		if (!cur->niov)
-			return false;
-		left = cur->iov->iov_len - cur->off;
-		if (left > len)
-			left = len;
-		if (d) {
-			memcpy(d, (const uint8_t *)cur->iov->iov_base + cur->off, left);
-			d += left;
-		}
-		cur->off += left;
-		len -= left;
-		if (cur->off == cur->iov->iov_len) {
-			cur->iov++;
-			cur->niov--;
-			cur->off = 0;
-		}
-	}
-	return true;
-}
 
 /* What it takes to insert pages of a region, under its lock. */
 struct admission {
@@ -144,7 +110,7 @@ static bool run_copy(struct run *run, struct cursor *cur)
 		uint32_t frame = s->first + run->frame[k];
 		bool in = run->frame[k] != NO_ENTRY;
 
-		if (!cursor_read(cur, in ? volatile_page(r, frame) : NULL, CACHE_PAGE))
+		if (!cursor_get(cur, in ? volatile_page(r, frame) : NULL, CACHE_PAGE))
 			return false;
 		run->zero[k] = in && volatile_publish(r, frame) == -ENODATA;
 	}
@@ -232,10 +198,10 @@ bool cache_fill_begin(struct cache_object *o, struct cache_fill *f, uint64_t fir
 void cache_fill_end(struct cache_fill *f, const struct iovec *iov, int niov, uint64_t skip)
 {
 	struct admission ad = {.ticket = f->ticket, .counter = COUNT_fills};
-	struct cursor cur = {.iov = iov, .niov = niov};
+	struct cursor cur = cursor_at(iov, niov, skip);
 	uint64_t page = f->first, end = f->first + f->n;
 
-	if (!niov || !cursor_read(&cur, NULL, skip))
+	if (!cur.n)
 		return;
 	while (page < end) {
 		uint64_t first = page, n = region_step(&page, end);
@@ -426,7 +392,7 @@ static void update(struct cache_write *w, struct pages p, struct cursor *cur)
 
 	if (end > p.end)
 		end = p.end;
-	if (!cursor_read(cur, NULL, whole * CACHE_PAGE - w->off))
+	if (!cursor_get(cur, NULL, whole * CACHE_PAGE - w->off))
 		return;
 	while (page < end) {
 		uint64_t first = page, n = region_step(&page, end);
@@ -442,9 +408,9 @@ static void update(struct cache_write *w, struct pages p, struct cursor *cur)
 void cache_write_end(struct cache_write *w, const struct iovec *iov, int niov, uint64_t skip)
 {
 	struct pages p = pages_of(w);
-	struct cursor cur = {.iov = iov, .niov = niov};
+	struct cursor cur = cursor_at(iov, niov, skip);
 
-	if (niov && w->had && p.end - p.first <= HAD_PAGES && cursor_read(&cur, NULL, skip))
+	if (cur.n && w->had && p.end - p.first <= HAD_PAGES)
 		update(w, p, &cur);
 	if (range_is_wide(w->o->c, p.end - p.first))
 		cells_leave_all(w->o->c);
