@@ -104,6 +104,8 @@ static int start_nbd(struct reactor *r, const char *port_socket)
 	nbd_opt.tls = nbd_opt.tls_certificates ? NBD_TLS_REQUIRE : NBD_TLS_OFF;
 	pthread_mutex_lock(&nbd_lock);
 	err = nbd_supervisor_start(r, &nbd_opt, &ops, NULL, &nbd, &why);
+	if (!err)
+		printf("ready\n"); /* before "nbd ...", which an nbdkit that still runs brings about at once */
 	pthread_mutex_unlock(&nbd_lock);
 	if (err) {
 		fprintf(stderr, "port_serve: %s\n", why.text);
@@ -150,7 +152,6 @@ static void serve(int sigfd)
 	struct pollfd p[2] = {{.fd = sigfd, .events = POLLIN}, {.fd = 0, .events = POLLIN}};
 	char line[256];
 
-	printf("ready\n");
 	while (poll(p, 2, -1) >= 0 && !p[0].revents) {
 		if (!p[1].revents)
 			continue;
@@ -196,7 +197,9 @@ int main(int argc, char **argv)
 		fprintf(stderr, "port_serve: %s\n", why.text);
 		return 1;
 	}
-	if (nbd_opt.n_listen && start_nbd(reactor_set_get(opt.set, 0), opt.path))
+	if (!nbd_opt.n_listen)
+		printf("ready\n");
+	else if (start_nbd(reactor_set_get(opt.set, 0), opt.path))
 		return 1;
 	serve(signalfd(-1, &set, SFD_CLOEXEC));
 	nbd_supervisor_stop(nbd, NULL, NULL);
