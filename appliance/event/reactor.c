@@ -3,7 +3,8 @@
  * The loop.
  *
  * A turn runs messages, completions, timers, then deferred tasks, and ends in one io_uring_enter
- * that submits all that the turn prepared and waits for the next event. Deferred tasks run last so
+ * that submits what the turn prepared and waits for the next event; a turn that prepares more than
+ * a few requests submits as it goes, lest the disk idle until its end. Deferred tasks run last so
  * that what a turn produced piecemeal (responses on a connection) leaves as one.
  *
  * Messages. The inbox is a stack pushed to with compare-and-swap by any thread and taken whole with
@@ -53,6 +54,7 @@
 #define SPIN_LOOKS_A_CLOCK  16
 #define SPIN_SCORE_MAX	    16u
 #define SPIN_SCORE_PAYS	    4u
+#define SUBMIT_EARLY	    4u	/* a disk that waits for the end of a turn idles meanwhile */
 #define SPIN_PROBE	    16u /* one in so many is tried when it does not pay */
 
 static __thread struct reactor *self;
@@ -60,6 +62,21 @@ static struct reactor_msg asleep;
 #define ASLEEP (&asleep)
 
 /* --- submission --- */
+
+static void note_error(struct reactor *r, int ret)
+{
+	switch (ret) {
+	case -EINTR:
+	case -ETIME:
+	case -EAGAIN:
+	case -EBUSY:
+	case -EBADR: /* completions were dropped for want of memory: nothing better to do */
+		return;
+	default:
+		if (ret < 0)
+			r->err = ret;
+	}
+}
 
 static struct io_uring_sqe *sqe_get(struct reactor *r)
 {
@@ -75,8 +92,11 @@ static struct io_uring_sqe *sqe_get(struct reactor *r)
 
 struct io_uring_sqe *reactor_sqe(struct reactor *r, struct reactor_op *op)
 {
-	struct io_uring_sqe *sqe = sqe_get(r);
+	struct io_uring_sqe *sqe;
 
+	if (io_uring_sq_ready(&r->ring) >= SUBMIT_EARLY)
+		note_error(r, io_uring_submit(&r->ring));
+	sqe = sqe_get(r);
 	io_uring_prep_nop(sqe);
 	io_uring_sqe_set_data(sqe, op);
 	r->issued++;
@@ -302,21 +322,6 @@ static bool pollers_sleep(struct reactor *r)
 }
 
 /* --- waiting --- */
-
-static void note_error(struct reactor *r, int ret)
-{
-	switch (ret) {
-	case -EINTR:
-	case -ETIME:
-	case -EAGAIN:
-	case -EBUSY:
-	case -EBADR: /* completions were dropped for want of memory: nothing better to do */
-		return;
-	default:
-		if (ret < 0)
-			r->err = ret;
-	}
-}
 
 static bool kernel_has_work(struct reactor *r)
 {
