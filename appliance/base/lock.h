@@ -31,6 +31,9 @@
 	X(VMEM_GROW, "the growth of a store of boundary tags")                     \
 	X(VMEM_ARENA, "an arena's segments; no two at once")                       \
 	X(VMEM_TAGS, "a store's list of free boundary tags")                       \
+	X(PORT_SLOTS, "the slots of a port's client, when none is ready")          \
+	X(DATA_AREA, "the blocks of a data area; no two at once")                  \
+	X(DATA_BUDGET, "a budget of data areas: charges, queue, list")             \
 	X(LEAF, "a short leaf lock that takes no other")                           \
 	X(LOG, "the log's rate limiter")
 

@@ -57,7 +57,7 @@ struct data_area;
 struct data_area_ops {
 	/** @size bytes of zeros, aligned for a u64, or NULL. Sleeps if it wants; no locks held. */
 	void *(*alloc)(void *host, size_t size);
-	/** As alloc(), but it may be called where the caller of the core must not sleep. */
+	/** Called by what "sleeps" and by data_area_take(); no locks held. */
 	void (*free)(void *host, void *p, size_t size);
 	/**
 	 * Frees the pages of blocks [first, first + n), from the top down, and returns of how many
@@ -110,11 +110,12 @@ void data_budget_serve(struct data_budget *b);
  * Has every area give back what it has not needed lately: one that was not used for its idle time
  * goes down to its reserve; a busy one keeps as much as it needed at once in its last window of
  * that length, or half of what it kept before, whichever is more. Returns after how many
- * milliseconds it wants to be called again; 0: not before ops->tick_soon. Sleeps. One thread.
+ * milliseconds it wants to be called again; 0: not before ops->tick_soon. Sleeps. One thread at a
+ * time.
  */
 u64 data_budget_tick(struct data_budget *b, u64 now);
-/** At most so many pages data_budget_shrink() can free. Reads a counter. */
-u64 data_budget_shrinkable(const struct data_budget *b);
+/** At most so many pages data_budget_shrink() can free: what areas have above their reserves. */
+u64 data_budget_shrinkable(struct data_budget *b);
 /** Memory is short: frees cached pages, those of the areas used least recently first, until @pages
  * are free or none is left above the reserves. Returns how many. Sleeps. */
 u64 data_budget_shrink(struct data_budget *b, u64 pages);
@@ -137,8 +138,9 @@ struct data_area_spec {
 
 /**
  * Makes an area of empty blocks. @host is handed to release, hold, put and wake; its hold() may be
- * called from now on. Sleeps. -EINVAL; -ENOMEM; -ENOSPC: the budget has no room for the reserve
- * (a smaller one may fit).
+ * called from now on. Sleeps. -EINVAL; -ENOMEM; -ENOSPC: the reserves of all areas would be above
+ * the limit (a smaller one may fit). When only what others have above their reserves is in the way,
+ * the area is made, and waits: its takes return -ENOSPC until ops->wake.
  */
 int data_area_create(struct data_budget *b, const struct data_area_spec *spec, void *host,
 		     struct data_area **ret_a);
@@ -153,10 +155,11 @@ void data_area_set_idle(struct data_area *a, u32 idle_ms);
 /**
  * Takes @n blocks, all or none: blocks[0..*ret_reused) have pages, with whatever they last held;
  * blocks[*ret_reused..n) have none, and the budget is charged for them. Each part ascends. Sleeps
- * in ops->alloc only, and rarely: when it is the first to use a part of the area.
+ * in ops->alloc only, and rarely: when it is the first to use a part of the area, and never for
+ * what the reserve covers.
  * -E2BIG: more than the area or the limit can ever give. -ENOMEM: no memory for records.
  * -ENOSPC: the area is full, or the budget is and nothing was free; ops->wake tells when to try
- * again. Who does not mean to should call data_area_stop_waiting().
+ * again. Who does not mean to calls data_area_stop_waiting(), else what was granted stays with it.
  */
 int data_area_take(struct data_area *a, u32 n, u64 now, u32 *blocks, u32 *ret_reused);
 /** Blocks that were taken, with their pages in place, are free for reuse. */
