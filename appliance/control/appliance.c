@@ -93,8 +93,9 @@ static int look_at_file(void *ctx, const char *path, uint64_t *ret_size)
 	return 0;
 }
 
-/* Within a change: nobody alters the arrays but us. */
-static int plan_to(struct appliance *app, const struct config *declared, struct plan **ret_plan)
+/* Within a change: nobody alters the arrays but us. @notes: what else needs attention. */
+static int plan_to(struct appliance *app, const struct config *declared,
+		   const struct plan_problem *notes, size_t n_notes, struct plan **ret_plan)
 {
 	_cleanup_free_ struct plan_lun *luns = calloc(app->n_luns + 1, sizeof(*luns));
 	_cleanup_free_ struct plan_target *targets = calloc(app->n_targets + 1, sizeof(*targets));
@@ -107,6 +108,9 @@ static int plan_to(struct appliance *app, const struct config *declared, struct 
 		.n_targets = app->n_targets,
 		.portals = (const char *const *)app->portals,
 		.n_portals = app->n_portals,
+		.lio = app->declared ? &app->declared->lio : NULL,
+		.notes = notes,
+		.n_notes = n_notes,
 		.memory = memory_declared(app->memory),
 		.started_with = app->started_with,
 		.look = look_at_file,
@@ -140,13 +144,17 @@ static void forget_declaration(struct plan_step *s)
 
 int appliance_plan(struct appliance *app, struct plan **ret_plan, struct reason *why)
 {
+	_cleanup_free_ struct plan_problem *notes = NULL;
 	struct config *cfg;
+	size_t n;
 	int ret;
 
 	app_begin_change(app);
 	ret = read_declaration(app, &cfg, why);
 	if (!ret) {
-		ret = plan_to(app, cfg, ret_plan);
+		ret = app_lio_problems(app, &notes, &n);
+		if (!ret)
+			ret = plan_to(app, cfg, notes, n, ret_plan);
 		if (ret)
 			reason_set(why, -ret, "%s", strerror(-ret));
 		drop_declaration(app, cfg);
@@ -162,7 +170,7 @@ int appliance_plan(struct appliance *app, struct plan **ret_plan, struct reason 
 static void note_problems(struct appliance *app, const struct plan *p)
 {
 	size_t n = plan_problems(p), k = 0;
-	struct app_problem *v = calloc(n + 1, sizeof(*v)), *old;
+	struct plan_problem *v = calloc(n + 1, sizeof(*v)), *old;
 
 	for (size_t i = 0; v && i < p->n; i++) {
 		if (!p->steps[i].problem[0])
@@ -199,7 +207,7 @@ static int apply_config(struct appliance *app, struct config *cfg, struct plan *
 {
 	struct config *old;
 	struct plan *p;
-	int ret = plan_to(app, cfg, &p);
+	int ret = plan_to(app, cfg, NULL, 0, &p);
 
 	if (ret)
 		return reason_set(why, -ret, "%s", strerror(-ret));
@@ -214,6 +222,7 @@ static int apply_config(struct appliance *app, struct config *cfg, struct plan *
 	old = app->declared == cfg ? NULL : app->declared;
 	app->declared = cfg;
 	mutex_unlock(&app->lock);
+	app_lio_changed(app);
 	config_free(old);
 	*ret_done = p;
 	return 0;
@@ -505,6 +514,8 @@ static void free_appliance(struct appliance *app)
 	free(app->problems);
 	mutex_destroy(&app->lock);
 	mutex_destroy(&app->nbd_lock);
+	mutex_destroy(&app->lio_lock);
+	free(app->lio_problems);
 	pthread_cond_destroy(&app->changed);
 	pthread_cond_destroy(&app->nbd_cond);
 	free(app);
@@ -542,6 +553,7 @@ static struct appliance *new_appliance(const struct appliance_options *opt)
 		return NULL;
 	mutex_init(&app->lock, LOCK_RANK_CONTROL);
 	mutex_init(&app->nbd_lock, LOCK_RANK_LEAF);
+	mutex_init(&app->lio_lock, LOCK_RANK_LEAF);
 	pthread_cond_init(&app->changed, NULL);
 	pthread_cond_init(&app->nbd_cond, NULL);
 	app->state_dirfd = app->lock_fd = -1;

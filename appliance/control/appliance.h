@@ -85,6 +85,19 @@ int appliance_delete_lun(struct appliance *app, const char *name, bool force, st
 /** Ends session @id: "iscsi-N" or "port-N". -ENOENT. */
 int appliance_kick(struct appliance *app, const char *id, struct reason *why);
 
+/* --- exports through the kernel's target: what ebb-lio(8) is told and says --- */
+
+/** Another number after each change of what appliance_report_lio() says. Any thread. */
+uint64_t appliance_lio_generation(struct appliance *app);
+/**
+ * @fn is called after such a change, on any thread and under a lock: it must not call back. One
+ * listener; NULL: none, and when this has returned none is running.
+ */
+void appliance_on_lio_change(struct appliance *app, void (*fn)(void *ctx), void *ctx);
+/** What became of @generation: [{"name", "problem"}]. -EINVAL. */
+int appliance_note_lio(struct appliance *app, uint64_t generation, const json_t *problems,
+		       struct reason *why);
+
 /* --- reports: new references, or NULL when there is no memory; any thread but a reactor's --- */
 
 json_t *appliance_report_status(struct appliance *app);
@@ -93,5 +106,7 @@ json_t *appliance_report_luns(struct appliance *app);
 json_t *appliance_report_memory(struct appliance *app);
 json_t *appliance_report_lun(struct appliance *app, const char *name);
 json_t *appliance_report_sessions(struct appliance *app);
+/** What the kernel's target is to export, secrets included: docs/lio.md tells its form. */
+json_t *appliance_report_lio(struct appliance *app);
 /** [{"lun", "protocol", "url"}], sorted by LUN. */
 json_t *appliance_report_exports(struct appliance *app);

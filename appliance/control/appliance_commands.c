@@ -88,6 +88,8 @@ int appliance_create_lun(struct appliance *app, const struct config_lun *l, stru
 	ret = declare_and_open(app, l, why);
 	app_end_change(app);
 	if (!ret)
+		app_lio_changed(app);
+	if (!ret)
 		log_info("lun.created", "name=%s path=%s", l->name, l->path);
 	return ret;
 }
@@ -135,6 +137,8 @@ int appliance_resize_lun(struct appliance *app, const char *name, uint64_t size,
 		ret = declare_size(app, name, size, ret_note, why);
 	app_end_change(app);
 	if (!ret)
+		app_lio_changed(app);
+	if (!ret)
 		log_info("lun.resized", "name=%s size=%llu", name, (unsigned long long)size);
 	return ret;
 }
@@ -154,6 +158,14 @@ static int check_delete(struct appliance *app, const char *name, bool force, str
 				  app->config_path);
 	for (unsigned i = 0; i < app->declared->iscsi.targets_count; i++) {
 		const struct config_target *t = &app->declared->iscsi.targets[i];
+
+		for (unsigned j = 0; j < t->luns_count; j++)
+			if (!strcmp(t->map[j].name, name))
+				return reason_set(why, EPERM, "target %s is declared to show it",
+						  t->iqn);
+	}
+	for (unsigned i = 0; i < app->declared->lio.targets_count; i++) {
+		const struct config_lio_target *t = &app->declared->lio.targets[i];
 
 		for (unsigned j = 0; j < t->luns_count; j++)
 			if (!strcmp(t->map[j].name, name))
@@ -219,6 +231,8 @@ int appliance_delete_lun(struct appliance *app, const char *name, bool force, st
 	app_begin_change(app);
 	ret = delete_lun(app, name, force, why);
 	app_end_change(app);
+	if (!ret)
+		app_lio_changed(app);
 	if (!ret)
 		log_info("lun.deleted", "name=%s", name);
 	return ret;

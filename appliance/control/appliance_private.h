@@ -25,12 +25,6 @@ struct app_target {
 	struct scsi_target *scsi;
 };
 
-/** Why something declared does not run. */
-struct app_problem {
-	char name[PLAN_NAME_SIZE];
-	char text[300];
-};
-
 struct appliance {
 	/* --- constant after start --- */
 	struct memory *memory;
@@ -55,7 +49,7 @@ struct appliance {
 	char **portals; /* as declared */
 	char **bound;	/* the same, as bound */
 	size_t n_portals;
-	struct app_problem *problems; /* of the last apply */
+	struct plan_problem *problems; /* of the last apply */
 	size_t n_problems;
 	struct config *declared; /* read and written by changes only, but for its log level */
 	bool changing;
@@ -65,6 +59,14 @@ struct appliance {
 	struct mutex nbd_lock; /* LEAF */
 	pthread_cond_t nbd_cond;
 	bool nbd_ready;
+
+	/* --- what ebb-lio is told and says (appliance_lio.c), under `lio_lock` --- */
+	struct mutex lio_lock; /* LEAF */
+	uint64_t lio_generation, lio_reported;
+	struct plan_problem *lio_problems; /* of the last report */
+	size_t n_lio_problems;
+	void (*lio_fn)(void *ctx); /* NULL: nobody listens */
+	void *lio_ctx;
 };
 
 /** Waits until no other change runs. Blocks. */
@@ -103,6 +105,13 @@ void app_free_users(struct app_users *u);
 unsigned app_target_users(const struct app_users *u, const char *iqn);
 /** Under `lock` or within a change: sessions of all targets that show @name, and port clients. */
 unsigned app_lun_users(struct appliance *app, const struct app_users *u, const char *name);
+
+/* --- exports through LIO (appliance_lio.c) --- */
+
+/** What LIO is to export may differ from now on. */
+void app_lio_changed(struct appliance *app);
+/** A copy of what ebb-lio complained of last, to be freed. -ENOMEM. */
+int app_lio_problems(struct appliance *app, struct plan_problem **ret_problems, size_t *ret_n);
 
 /* --- LUNs declared by commands (appliance_state.c) --- */
 

@@ -632,6 +632,9 @@ int app_do_step(struct appliance *app, const struct plan_step *s, struct reason 
 		return remove_portal(app, s->name, why);
 	case PLAN_ADD_PORTAL:
 		return app_add_portal(app, s->name, why);
+	case PLAN_REMOVE_LIO: /* of these ebb-lio is told when all else is done */
+	case PLAN_CHANGE_LIO:
+	case PLAN_CREATE_LIO:
 	case PLAN_ATTENTION:
 	case PLAN_KIND_COUNT:
 		break;

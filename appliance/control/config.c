@@ -120,6 +120,37 @@ static const cyaml_schema_field_t iscsi_fields[] = {
 	LIST("targets", config_iscsi, targets, &target_value),
 	CYAML_FIELD_END};
 
+static const cyaml_schema_field_t lio_chap_fields[] = {
+	CYAML_FIELD_STRING_PTR("user", CYAML_FLAG_POINTER, struct config_lio_chap, user.user, 1,
+			       CYAML_UNLIMITED),
+	STRING("secret", config_lio_chap, user.secret),
+	STRING("secret_file", config_lio_chap, user.secret_file),
+	CYAML_FIELD_MAPPING_PTR("mutual", OPT_PTR, struct config_lio_chap, mutual, user_fields),
+	CYAML_FIELD_END};
+
+static const cyaml_schema_field_t lio_acl_fields[] = {
+	CYAML_FIELD_STRING_PTR("initiator", CYAML_FLAG_POINTER, struct config_lio_acl, initiator, 1,
+			       CYAML_UNLIMITED),
+	CYAML_FIELD_MAPPING_PTR("chap", OPT_PTR, struct config_lio_acl, chap, lio_chap_fields),
+	LIST("luns", config_lio_acl, luns, &string_value), CYAML_FIELD_END};
+static const cyaml_schema_value_t lio_acl_value = {
+	CYAML_VALUE_MAPPING(CYAML_FLAG_DEFAULT, struct config_lio_acl, lio_acl_fields)};
+
+static const cyaml_schema_field_t lio_target_fields[] = {
+	CYAML_FIELD_STRING_PTR("iqn", CYAML_FLAG_POINTER, struct config_lio_target, iqn, 1,
+			       CYAML_UNLIMITED),
+	LIST("portals", config_lio_target, portals, &string_value),
+	LIST("luns", config_lio_target, luns, &string_value),
+	CYAML_FIELD_MAPPING_PTR("chap", OPT_PTR, struct config_lio_target, chap, lio_chap_fields),
+	LIST("acls", config_lio_target, acls, &lio_acl_value),
+	CYAML_FIELD_END};
+static const cyaml_schema_value_t lio_target_value = {
+	CYAML_VALUE_MAPPING(CYAML_FLAG_DEFAULT, struct config_lio_target, lio_target_fields)};
+
+static const cyaml_schema_field_t lio_fields[] = {
+	LIST("portals", config_lio, portals, &string_value),
+	LIST("targets", config_lio, targets, &lio_target_value), CYAML_FIELD_END};
+
 static const cyaml_schema_field_t tls_fields[] = {
 	CYAML_FIELD_ENUM("mode", OPT | CYAML_FLAG_STRICT, struct config_tls_options, mode,
 			 tls_modes, 3),
@@ -154,6 +185,7 @@ static const cyaml_schema_field_t top_fields[] = {
 	LIST("luns", config, luns, &lun_value),
 	SUB("iscsi", config, iscsi, iscsi_fields),
 	SUB("nbd", config, nbd, nbd_fields),
+	SUB("lio", config, lio, lio_fields),
 	LIST("metrics", config, metrics, &string_value),
 	CYAML_FIELD_END};
 static const cyaml_schema_value_t top_value = {
@@ -371,6 +403,7 @@ void config_free_derived(struct config *cfg)
 		free(cfg->iscsi.targets[i].map);
 		cfg->iscsi.targets[i].map = NULL;
 	}
+	config_free_lio_derived(&cfg->lio);
 }
 
 void config_free(struct config *cfg)

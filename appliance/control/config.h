@@ -90,6 +90,43 @@ struct config_iscsi {
 	unsigned targets_count;
 };
 
+/** Credentials of an initiator at LIO, which knows one pair. */
+struct config_lio_chap {
+	struct config_user user;
+	struct config_user *mutual; /* may be NULL */
+};
+
+/** An initiator that may log in, and what it is shown. */
+struct config_lio_acl {
+	char *initiator;
+	struct config_lio_chap *chap; /* NULL: the target's */
+	char **luns;		      /* "NAME" or "NUMBER=NAME", of the target's; none: all */
+	unsigned luns_count;
+	/* derived */
+	struct config_map *map; /* luns_count entries */
+};
+
+/** A target of the kernel (LIO), brought up by ebb-lio(8). */
+struct config_lio_target {
+	char *iqn;
+	char **portals; /* none: those of `lio.portals` */
+	unsigned portals_count;
+	char **luns;
+	unsigned luns_count;
+	struct config_lio_chap *chap;
+	struct config_lio_acl *acls; /* none: every initiator may log in */
+	unsigned acls_count;
+	/* derived */
+	struct config_map *map; /* luns_count entries */
+};
+
+struct config_lio {
+	char **portals;
+	unsigned portals_count;
+	struct config_lio_target *targets;
+	unsigned targets_count;
+};
+
 enum config_tls { CONFIG_TLS_OFF, CONFIG_TLS_ON, CONFIG_TLS_REQUIRE };
 
 struct config_tls_options {
@@ -131,6 +168,7 @@ struct config {
 	unsigned luns_count;
 	struct config_iscsi iscsi;
 	struct config_nbd nbd;
+	struct config_lio lio;
 	char **metrics;
 	unsigned metrics_count;
 	/* derived: one automatic target for each LUN that no declared one shows */
@@ -170,6 +208,9 @@ void config_clear_target(struct config_target *t);
 int config_check_lun_name(const char *name, struct reason *why);
 /** "1.2.3.4:5", "[::1]:5", or when @unix_too "unix:PATH". */
 int config_check_address(const char *addr, bool unix_too, struct reason *why);
+/** Where target @t listens: its own portals or the common ones. */
+char *const *config_lio_portals(const struct config_lio *lio, const struct config_lio_target *t,
+				unsigned *ret_n);
 /** The default iSCSI name of LUN @name: lower case, with "_" as "-" (RFC 7143 4.2.7.2). */
 void config_iqn(const char *name, char *buf, size_t size);
 /** Checks one LUN's own fields and fills its derived ones. *@ret_key: the key to blame. */

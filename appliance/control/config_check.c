@@ -23,17 +23,7 @@
 #include "front/iscsi/iscsi.h"
 #include "front/nbd/nbd_supervisor.h"
 
-struct check {
-	const char *name; /* of the text; NULL: the declaration is no text */
-	const struct config_lines *lines;
-	struct reason *why;
-};
-
-/* Refuses the value at the path @fmt for the reason in @inner. */
-static int refuse(const struct check *c, const struct reason *inner, const char *fmt, ...)
-	__attribute__((format(printf, 3, 4)));
-
-static int refuse(const struct check *c, const struct reason *inner, const char *fmt, ...)
+int config_refuse(const struct config_check *c, const struct reason *inner, const char *fmt, ...)
 {
 	char path[200];
 	va_list ap;
@@ -184,7 +174,7 @@ static bool find_duplicate(struct named *v, unsigned n, unsigned *ret_second)
 }
 
 /* What LUNs keep from each other fits into all there is. */
-static int check_floors(struct check *c, const struct config *cfg)
+static int check_floors(struct config_check *c, const struct config *cfg)
 {
 	uint64_t left = cfg->memory.max;
 	struct reason inner;
@@ -196,12 +186,12 @@ static int check_floors(struct check *c, const struct config *cfg)
 		}
 		reason_set(&inner, EINVAL, "%s: with those before it more than memory.max",
 			   cfg->luns[i].cache_floor_text);
-		return refuse(c, &inner, "luns[%u].cache_floor", i);
+		return config_refuse(c, &inner, "luns[%u].cache_floor", i);
 	}
 	return 0;
 }
 
-static int check_luns(struct check *c, struct config *cfg)
+static int check_luns(struct config_check *c, struct config *cfg)
 {
 	_cleanup_free_ struct named *v = calloc(cfg->luns_count + 1, sizeof(*v));
 	struct reason inner;
@@ -212,16 +202,16 @@ static int check_luns(struct check *c, struct config *cfg)
 		return reason_set(c->why, ENOMEM, "out of memory");
 	if (cfg->luns_count > CONFIG_LUNS_MAX) {
 		reason_set(&inner, EINVAL, "more than %u", CONFIG_LUNS_MAX);
-		return refuse(c, &inner, "luns");
+		return config_refuse(c, &inner, "luns");
 	}
 	for (unsigned i = 0; i < cfg->luns_count; i++) {
 		if (config_check_lun(&cfg->luns[i], &key, &inner))
-			return refuse(c, &inner, "luns[%u].%s", i, key);
+			return config_refuse(c, &inner, "luns[%u].%s", i, key);
 		v[i] = (struct named){cfg->luns[i].name, i};
 	}
 	if (find_duplicate(v, cfg->luns_count, &dup)) {
 		reason_set(&inner, EINVAL, "'%s' is declared twice", cfg->luns[dup].name);
-		return refuse(c, &inner, "luns[%u].name", dup);
+		return config_refuse(c, &inner, "luns[%u].name", dup);
 	}
 	if (check_floors(c, cfg))
 		return -EINVAL;
@@ -230,14 +220,14 @@ static int check_luns(struct check *c, struct config *cfg)
 	if (find_duplicate(v, cfg->luns_count, &dup)) {
 		reason_set(&inner, EINVAL, "'%.200s' is the file of another LUN too",
 			   cfg->luns[dup].path);
-		return refuse(c, &inner, "luns[%u].path", dup);
+		return config_refuse(c, &inner, "luns[%u].path", dup);
 	}
 	return 0;
 }
 
 /* --- targets --- */
 
-static int check_user(struct check *c, struct config_user *u, const char *path)
+int config_check_user(struct config_check *c, struct config_user *u, const char *path)
 {
 	struct reason inner;
 	size_t len;
@@ -245,13 +235,13 @@ static int check_user(struct check *c, struct config_user *u, const char *path)
 
 	if (!u->secret == !u->secret_file) {
 		reason_set(&inner, EINVAL, "needs either secret or secret_file");
-		return refuse(c, &inner, "%s", path);
+		return config_refuse(c, &inner, "%s", path);
 	}
 	if (u->secret_file) {
 		ret = file_read(AT_FDCWD, u->secret_file, 4096, &u->secret, &len);
 		if (ret) {
 			reason_set(&inner, EINVAL, "%.200s: %s", u->secret_file, strerror(-ret));
-			return refuse(c, &inner, "%s.secret_file", path);
+			return config_refuse(c, &inner, "%s.secret_file", path);
 		}
 		u->secret[strcspn(u->secret, "\r\n")] = '\0';
 		free(u->secret_file);
@@ -261,16 +251,16 @@ static int check_user(struct check *c, struct config_user *u, const char *path)
 	if (len < ISCSI_SECRET_MIN || len > ISCSI_SECRET_MAX) {
 		reason_set(&inner, EINVAL, "a CHAP secret has %d to %d bytes", ISCSI_SECRET_MIN,
 			   ISCSI_SECRET_MAX);
-		return refuse(c, &inner, "%s.secret", path);
+		return config_refuse(c, &inner, "%s.secret", path);
 	}
 	if (strlen(u->user) > ISCSI_USER_MAX) {
 		reason_set(&inner, EINVAL, "longer than %d bytes", ISCSI_USER_MAX);
-		return refuse(c, &inner, "%s.user", path);
+		return config_refuse(c, &inner, "%s.user", path);
 	}
 	return 0;
 }
 
-static int check_chap(struct check *c, struct config_chap *chap, const char *path)
+static int check_chap(struct config_check *c, struct config_chap *chap, const char *path)
 {
 	struct reason inner;
 	char sub[120];
@@ -280,25 +270,25 @@ static int check_chap(struct check *c, struct config_chap *chap, const char *pat
 		return 0;
 	if (!chap->users_count) {
 		reason_set(&inner, EINVAL, "needs at least one of users");
-		return refuse(c, &inner, "%s", path);
+		return config_refuse(c, &inner, "%s", path);
 	}
 	for (unsigned i = 0; i < chap->users_count; i++) {
 		snprintf(sub, sizeof(sub), "%s.users[%u]", path, i);
-		ret = check_user(c, &chap->users[i], sub);
+		ret = config_check_user(c, &chap->users[i], sub);
 		if (ret)
 			return ret;
 	}
 	if (!chap->mutual)
 		return 0;
 	snprintf(sub, sizeof(sub), "%s.mutual", path);
-	ret = check_user(c, chap->mutual, sub);
+	ret = config_check_user(c, chap->mutual, sub);
 	if (ret)
 		return ret;
 	for (unsigned i = 0; i < chap->users_count; i++) {
 		if (strcmp(chap->users[i].secret, chap->mutual->secret))
 			continue;
 		reason_set(&inner, EINVAL, "must differ from the users' secrets (RFC 7143 12.1.3)");
-		return refuse(c, &inner, "%s.mutual.secret", path);
+		return config_refuse(c, &inner, "%s.mutual.secret", path);
 	}
 	return 0;
 }
@@ -327,54 +317,59 @@ static int parse_map(const char *text, unsigned place, struct config_map *ret_ma
 	return 0;
 }
 
-static int check_map(struct check *c, struct config *cfg, struct config_target *t, unsigned index)
+int config_check_map(struct config_check *c, struct config *cfg, char *const *luns, unsigned n,
+		     const char *path, struct config_map **ret_map)
 {
 	bool taken[SCSI_LUNS_MAX] = {false};
+	struct config_map *map = calloc(n + 1, sizeof(*map));
 	struct reason inner;
 
-	t->map = calloc(t->luns_count + 1, sizeof(*t->map));
-	if (!t->map)
+	if (!map)
 		return reason_set(c->why, ENOMEM, "out of memory");
-	for (unsigned i = 0; i < t->luns_count; i++) {
-		struct config_map *m = &t->map[i];
-		int ret = parse_map(t->luns[i], i, m, &inner);
+	*ret_map = map; /* freed with what is derived */
+	for (unsigned i = 0; i < n; i++) {
+		struct config_map *m = &map[i];
+		int ret = parse_map(luns[i], i, m, &inner);
 
 		if (!ret && !config_find_lun(cfg, m->name))
-			ret = reason_set(&inner, EINVAL, "no LUN is called '%.80s'", t->luns[i]);
+			ret = reason_set(&inner, EINVAL, "no LUN is called '%.80s'", luns[i]);
 		if (!ret && taken[m->number])
 			ret = reason_set(&inner, EINVAL, "LUN number %u is taken already",
 					 m->number);
 		if (ret)
-			return refuse(c, &inner, "iscsi.targets[%u].luns[%u]", index, i);
+			return config_refuse(c, &inner, "%s.luns[%u]", path, i);
 		taken[m->number] = true;
 	}
 	return 0;
 }
 
-static int check_target(struct check *c, struct config *cfg, unsigned index)
+static int check_target(struct config_check *c, struct config *cfg, unsigned index)
 {
 	struct config_target *t = &cfg->iscsi.targets[index];
 	struct reason inner;
 	char path[60];
+	int ret;
 
 	if (iscsi_name_check(t->iqn, &inner))
-		return refuse(c, &inner, "iscsi.targets[%u].iqn", index);
+		return config_refuse(c, &inner, "iscsi.targets[%u].iqn", index);
 	for (unsigned i = 0; i < index; i++) {
 		if (strcmp(cfg->iscsi.targets[i].iqn, t->iqn))
 			continue;
 		reason_set(&inner, EINVAL, "'%.223s' is declared twice", t->iqn);
-		return refuse(c, &inner, "iscsi.targets[%u].iqn", index);
+		return config_refuse(c, &inner, "iscsi.targets[%u].iqn", index);
 	}
 	for (unsigned i = 0; i < t->initiators_count; i++) {
 		if (strlen(t->initiators[i]) <= ISCSI_NAME_MAX)
 			continue;
 		reason_set(&inner, EINVAL, "longer than an iSCSI name");
-		return refuse(c, &inner, "iscsi.targets[%u].initiators[%u]", index, i);
+		return config_refuse(c, &inner, "iscsi.targets[%u].initiators[%u]", index, i);
 	}
 	snprintf(path, sizeof(path), "iscsi.targets[%u].chap", index);
-	if (check_chap(c, t->chap, path))
-		return -EINVAL;
-	return check_map(c, cfg, t, index);
+	ret = check_chap(c, t->chap, path);
+	if (ret)
+		return ret;
+	snprintf(path, sizeof(path), "iscsi.targets[%u]", index);
+	return config_check_map(c, cfg, t->luns, t->luns_count, path, &t->map);
 }
 
 static int compare_strings(const void *a, const void *b)
@@ -402,7 +397,7 @@ static const char **list_shown(struct config *cfg, size_t *ret_n)
 }
 
 /* One automatic target for each LUN that no declared target shows. */
-static int derive_targets(struct check *c, struct config *cfg)
+static int derive_targets(struct config_check *c, struct config *cfg)
 {
 	_cleanup_free_ const char **shown = NULL;
 	_cleanup_free_ struct named *names = NULL;
@@ -440,12 +435,12 @@ static int derive_targets(struct check *c, struct config *cfg)
 	if (find_duplicate(names, n, &dup)) {
 		reason_set(&inner, EINVAL, "'%s': another target has the iSCSI name made of it",
 			   cfg->luns[dup].name);
-		return refuse(c, &inner, "luns[%u].name", dup);
+		return config_refuse(c, &inner, "luns[%u].name", dup);
 	}
 	return 0;
 }
 
-static int check_iscsi(struct check *c, struct config *cfg)
+static int check_iscsi(struct config_check *c, struct config *cfg)
 {
 	struct config_limits *l = &cfg->iscsi.limits;
 	struct reason inner;
@@ -453,14 +448,14 @@ static int check_iscsi(struct check *c, struct config *cfg)
 
 	for (unsigned i = 0; i < cfg->iscsi.portals_count; i++)
 		if (config_check_address(cfg->iscsi.portals[i], false, &inner))
-			return refuse(c, &inner, "iscsi.portals[%u]", i);
+			return config_refuse(c, &inner, "iscsi.portals[%u]", i);
 	if (cfg->iscsi.portals_count > ISCSI_PORTALS_MAX) {
 		reason_set(&inner, EINVAL, "more than %d", ISCSI_PORTALS_MAX);
-		return refuse(c, &inner, "iscsi.portals");
+		return config_refuse(c, &inner, "iscsi.portals");
 	}
 	if (l->queue_depth == 1 || l->queue_depth > 1024) {
 		reason_set(&inner, EINVAL, "%u: must be 2 to 1024", l->queue_depth);
-		return refuse(c, &inner, "iscsi.limits.queue_depth");
+		return config_refuse(c, &inner, "iscsi.limits.queue_depth");
 	}
 	const struct {
 		const char *key;
@@ -472,7 +467,7 @@ static int check_iscsi(struct check *c, struct config *cfg)
 		if (seconds[i].value <= 3600)
 			continue;
 		reason_set(&inner, EINVAL, "%u: at most 3600 seconds", seconds[i].value);
-		return refuse(c, &inner, "iscsi.limits.%s", seconds[i].key);
+		return config_refuse(c, &inner, "iscsi.limits.%s", seconds[i].key);
 	}
 	ret = check_chap(c, cfg->iscsi.discovery_chap, "iscsi.discovery_chap");
 	for (unsigned i = 0; !ret && i < cfg->iscsi.targets_count; i++)
@@ -480,33 +475,33 @@ static int check_iscsi(struct check *c, struct config *cfg)
 	return ret ? ret : derive_targets(c, cfg);
 }
 
-static int check_nbd(struct check *c, struct config *cfg)
+static int check_nbd(struct config_check *c, struct config *cfg)
 {
 	struct config_tls_options *tls = &cfg->nbd.tls;
 	struct reason inner;
 
 	for (unsigned i = 0; i < cfg->nbd.listen_count; i++)
 		if (config_check_address(cfg->nbd.listen[i], true, &inner))
-			return refuse(c, &inner, "nbd.listen[%u]", i);
+			return config_refuse(c, &inner, "nbd.listen[%u]", i);
 	if (cfg->nbd.listen_count > NBD_LISTEN_MAX) {
 		reason_set(&inner, EINVAL, "more than %d", NBD_LISTEN_MAX);
-		return refuse(c, &inner, "nbd.listen");
+		return config_refuse(c, &inner, "nbd.listen");
 	}
 	if (tls->mode != CONFIG_TLS_OFF && !tls->certificates && !tls->psk) {
 		reason_set(&inner, EINVAL, "needs certificates or psk");
-		return refuse(c, &inner, "nbd.tls.mode");
+		return config_refuse(c, &inner, "nbd.tls.mode");
 	}
 	if (tls->certificates && tls->psk) {
 		reason_set(&inner, EINVAL, "either certificates or psk, not both");
-		return refuse(c, &inner, "nbd.tls.psk");
+		return config_refuse(c, &inner, "nbd.tls.psk");
 	}
 	if (cfg->nbd.default_export && !config_find_lun(cfg, cfg->nbd.default_export)) {
 		reason_set(&inner, EINVAL, "no LUN is called '%.80s'", cfg->nbd.default_export);
-		return refuse(c, &inner, "nbd.default_export");
+		return config_refuse(c, &inner, "nbd.default_export");
 	}
 	if (cfg->nbd.threads > 1024) {
 		reason_set(&inner, EINVAL, "%u: at most 1024", cfg->nbd.threads);
-		return refuse(c, &inner, "nbd.threads");
+		return config_refuse(c, &inner, "nbd.threads");
 	}
 	return 0;
 }
@@ -523,29 +518,29 @@ static int parse_share(const char *text, unsigned *ret_percent, struct reason *w
 	return 0;
 }
 
-static int check_memory(struct check *c, struct config_memory *m)
+static int check_memory(struct config_check *c, struct config_memory *m)
 {
 	struct reason inner;
 
 	if (m->max_text && size_parse(m->max_text, &m->max, &inner))
-		return refuse(c, &inner, "memory.max");
+		return config_refuse(c, &inner, "memory.max");
 	if (m->floor_text && size_parse(m->floor_text, &m->floor, &inner))
-		return refuse(c, &inner, "memory.floor");
+		return config_refuse(c, &inner, "memory.floor");
 	m->tmem.share = CONFIG_TMEM_SHARE;
 	if (m->tmem.share_text && parse_share(m->tmem.share_text, &m->tmem.share, &inner))
-		return refuse(c, &inner, "memory.tmem.share");
+		return config_refuse(c, &inner, "memory.tmem.share");
 	if (m->max_text && m->max < (16u << 20)) {
 		reason_set(&inner, EINVAL, "%s: at least 16M", m->max_text);
-		return refuse(c, &inner, "memory.max");
+		return config_refuse(c, &inner, "memory.max");
 	}
 	if (m->max && m->floor > m->max) {
 		reason_set(&inner, EINVAL, "%s: more than memory.max", m->floor_text);
-		return refuse(c, &inner, "memory.floor");
+		return config_refuse(c, &inner, "memory.floor");
 	}
 	return 0;
 }
 
-static int check_general(struct check *c, struct config *cfg)
+static int check_general(struct config_check *c, struct config *cfg)
 {
 	const struct {
 		const char *key, *path;
@@ -556,24 +551,24 @@ static int check_general(struct check *c, struct config *cfg)
 
 	if (cfg->threads > 256) {
 		reason_set(&inner, EINVAL, "%u: at most 256", cfg->threads);
-		return refuse(c, &inner, "threads");
+		return config_refuse(c, &inner, "threads");
 	}
 	for (unsigned i = 0; i < 3; i++) {
 		if (!paths[i].path || paths[i].path[0] == '/')
 			continue;
 		reason_set(&inner, EINVAL, "'%.200s' is no absolute path", paths[i].path);
-		return refuse(c, &inner, "%s", paths[i].key);
+		return config_refuse(c, &inner, "%s", paths[i].key);
 	}
 	for (unsigned i = 0; i < cfg->metrics_count; i++)
 		if (config_check_address(cfg->metrics[i], true, &inner))
-			return refuse(c, &inner, "metrics[%u]", i);
+			return config_refuse(c, &inner, "metrics[%u]", i);
 	return check_memory(c, &cfg->memory);
 }
 
 int config_check(struct config *cfg, const char *name, const struct config_lines *where,
 		 struct reason *why)
 {
-	struct check c = {name, where, why};
+	struct config_check c = {name, where, why};
 	int ret;
 
 	config_free_derived(cfg);
@@ -582,5 +577,7 @@ int config_check(struct config *cfg, const char *name, const struct config_lines
 		ret = check_luns(&c, cfg);
 	if (!ret)
 		ret = check_iscsi(&c, cfg);
+	if (!ret)
+		ret = config_check_lio(&c, cfg);
 	return ret ? ret : check_nbd(&c, cfg);
 }

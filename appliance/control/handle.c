@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* What each method of the control socket does. On worker threads. */
+/*
+ * What each method of the control socket does, on worker threads; but for lio.wait, which the
+ * server answers itself.
+ */
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -195,6 +198,22 @@ static int do_apply(struct appliance *app, const struct protocol_request *req, j
 	return ret ? ret : give_plan(p, ret_result, why);
 }
 
+static int do_lio_desired(struct appliance *app, const struct protocol_request *req,
+			  json_t **ret_result, struct reason *why)
+{
+	return give(appliance_report_lio(app), ret_result, why);
+}
+
+static int do_lio_report(struct appliance *app, const struct protocol_request *req,
+			 json_t **ret_result, struct reason *why)
+{
+	json_t *generation = json_object_get(req->params, "generation");
+	int ret = appliance_note_lio(app, (uint64_t)json_integer_value(generation),
+				     json_object_get(req->params, "problems"), why);
+
+	return ret ? ret : give(json_object(), ret_result, why);
+}
+
 static const handler_fn handlers[METHOD_COUNT] = {
 	[METHOD_STATUS] = do_status,
 	[METHOD_LUN_LIST] = do_lun_list,
@@ -209,6 +228,8 @@ static const handler_fn handlers[METHOD_COUNT] = {
 	[METHOD_MEMORY_RELEASE] = do_memory_release,
 	[METHOD_PLAN] = do_plan,
 	[METHOD_APPLY] = do_apply,
+	[METHOD_LIO_DESIRED] = do_lio_desired,
+	[METHOD_LIO_REPORT] = do_lio_report,
 };
 
 char *control_handle(struct appliance *app, const struct protocol_request *req, size_t *ret_len)

@@ -33,6 +33,16 @@ static bool same(const char *a, const char *b)
 	return a && b ? !strcmp(a, b) : a == b;
 }
 
+static bool same_strings(char *const *a, size_t na, char *const *b, size_t nb)
+{
+	if (na != nb)
+		return false;
+	for (size_t i = 0; i < na; i++)
+		if (strcmp(a[i], b[i]))
+			return false;
+	return true;
+}
+
 static struct plan_step *add_step(struct plan *p, enum plan_kind kind, const char *name)
 {
 	struct plan_step *s;
@@ -330,6 +340,80 @@ static int plan_targets(struct plan *p, const struct plan_input *in)
 	return ret;
 }
 
+/* --- targets of the kernel; what is done about them is ebb-lio's --- */
+
+static bool same_lio_chap(const struct config_lio_chap *a, const struct config_lio_chap *b)
+{
+	return a && b ? same_user(&a->user, &b->user) && same_user(a->mutual, b->mutual) : a == b;
+}
+
+/* In the same order, which says the numbers of LUNs that have none. */
+static bool same_maps(const struct config_map *a, unsigned na, const struct config_map *b,
+		      unsigned nb)
+{
+	if (na != nb)
+		return false;
+	for (unsigned i = 0; i < na; i++)
+		if (a[i].number != b[i].number || strcmp(a[i].name, b[i].name))
+			return false;
+	return true;
+}
+
+static bool same_acl(const struct config_lio_acl *a, const struct config_lio_acl *b)
+{
+	return !strcmp(a->initiator, b->initiator) && same_lio_chap(a->chap, b->chap) &&
+	       same_maps(a->map, a->luns_count, b->map, b->luns_count);
+}
+
+static bool same_lio_target(const struct config_lio *la, const struct config_lio_target *a,
+			    const struct config_lio *lb, const struct config_lio_target *b)
+{
+	unsigned na, nb;
+	char *const *pa = config_lio_portals(la, a, &na), *const *pb =
+								  config_lio_portals(lb, b, &nb);
+
+	if (!same_strings(pa, na, pb, nb) || !same_lio_chap(a->chap, b->chap) ||
+	    !same_maps(a->map, a->luns_count, b->map, b->luns_count) ||
+	    a->acls_count != b->acls_count)
+		return false;
+	for (unsigned i = 0; i < a->acls_count; i++)
+		if (!same_acl(&a->acls[i], &b->acls[i]))
+			return false;
+	return true;
+}
+
+static const struct config_lio_target *find_lio(const struct config_lio *lio, const char *iqn)
+{
+	for (unsigned i = 0; lio && i < lio->targets_count; i++)
+		if (!strcmp(lio->targets[i].iqn, iqn))
+			return &lio->targets[i];
+	return NULL;
+}
+
+static int plan_lio(struct plan *p, const struct plan_input *in)
+{
+	const struct config_lio *r = in->lio, *d = &in->declared->lio;
+	const struct config_lio_target *old;
+	struct plan_step *s;
+
+	for (unsigned i = 0; r && i < r->targets_count; i++)
+		if (!find_lio(d, r->targets[i].iqn) &&
+		    !add_step(p, PLAN_REMOVE_LIO, r->targets[i].iqn))
+			return -ENOMEM;
+	for (unsigned i = 0; i < d->targets_count; i++) {
+		const struct config_lio_target *t = &d->targets[i];
+
+		old = find_lio(r, t->iqn);
+		if (old && same_lio_target(r, old, d, t))
+			continue;
+		s = add_step(p, old ? PLAN_CHANGE_LIO : PLAN_CREATE_LIO, t->iqn);
+		if (!s)
+			return -ENOMEM;
+		set_detail(s, "%u LUN%s", t->luns_count, t->luns_count == 1 ? "" : "s");
+	}
+	return 0;
+}
+
 /* --- portals, and what only a start can change --- */
 
 static bool listed(const char *s, char *const *v, size_t n)
@@ -383,16 +467,6 @@ static int plan_memory(struct plan *p, const struct plan_input *in)
 	return 0;
 }
 
-static bool same_strings(char *const *a, size_t na, char *const *b, size_t nb)
-{
-	if (na != nb)
-		return false;
-	for (size_t i = 0; i < na; i++)
-		if (strcmp(a[i], b[i]))
-			return false;
-	return true;
-}
-
 static int plan_settings(struct plan *p, const struct plan_input *in)
 {
 	const struct config *a = in->started_with, *b = in->declared;
@@ -439,6 +513,18 @@ static int plan_settings(struct plan *p, const struct plan_input *in)
 	return 0;
 }
 
+static int plan_notes(struct plan *p, const struct plan_input *in)
+{
+	for (size_t i = 0; i < in->n_notes; i++) {
+		struct plan_step *s = add_step(p, PLAN_ATTENTION, in->notes[i].name);
+
+		if (!s)
+			return -ENOMEM;
+		set_problem(s, "%s", in->notes[i].text);
+	}
+	return 0;
+}
+
 static int by_kind(const void *a, const void *b)
 {
 	const struct plan_step *x = a, *y = b;
@@ -473,11 +559,15 @@ int plan_make(const struct plan_input *in, struct plan **ret_plan)
 	if (!ret)
 		ret = plan_targets(p, in);
 	if (!ret)
+		ret = plan_lio(p, in);
+	if (!ret)
 		ret = plan_portals(p, in);
 	if (!ret)
 		ret = plan_memory(p, in);
 	if (!ret)
 		ret = plan_settings(p, in);
+	if (!ret)
+		ret = plan_notes(p, in);
 	if (ret) {
 		plan_free(p);
 		return ret;

@@ -20,17 +20,20 @@
 #define PLAN_NAME_SIZE 256
 
 /** In the order in which steps are taken. */
-#define PLAN_KINDS(X)                                                              \
-	X(SET_MEMORY, "set memory", "what memory may be taken differs")            \
-	X(REMOVE_TARGET, "remove target", "is not declared (any more)")            \
-	X(REMOVE_LUN, "remove lun", "is not declared (any more)")                  \
-	X(REOPEN_LUN, "reopen lun", "an attribute that only opening sets differs") \
-	X(RESIZE_LUN, "grow lun", "the declared size is larger")                   \
-	X(CREATE_LUN, "create lun", "is declared and not there")                   \
-	X(CHANGE_TARGET, "change target", "who may log in, or what it shows")      \
-	X(CREATE_TARGET, "create target", "is declared and not there")             \
-	X(REMOVE_PORTAL, "remove portal", "is not declared (any more)")            \
-	X(ADD_PORTAL, "add portal", "is declared and not listened on")             \
+#define PLAN_KINDS(X)                                                               \
+	X(SET_MEMORY, "set memory", "what memory may be taken differs")             \
+	X(REMOVE_LIO, "remove lio target", "is not declared (any more)")            \
+	X(REMOVE_TARGET, "remove target", "is not declared (any more)")             \
+	X(REMOVE_LUN, "remove lun", "is not declared (any more)")                   \
+	X(REOPEN_LUN, "reopen lun", "an attribute that only opening sets differs")  \
+	X(RESIZE_LUN, "grow lun", "the declared size is larger")                    \
+	X(CREATE_LUN, "create lun", "is declared and not there")                    \
+	X(CHANGE_TARGET, "change target", "who may log in, or what it shows")       \
+	X(CREATE_TARGET, "create target", "is declared and not there")              \
+	X(REMOVE_PORTAL, "remove portal", "is not declared (any more)")             \
+	X(ADD_PORTAL, "add portal", "is declared and not listened on")              \
+	X(CHANGE_LIO, "change lio target", "portals, initiators, or what it shows") \
+	X(CREATE_LIO, "create lio target", "is declared and not there")             \
 	X(ATTENTION, "attention", "something that no step puts right")
 
 enum plan_kind {
@@ -67,6 +70,12 @@ struct plan_target {
 	unsigned sessions;
 };
 
+/** Something declared that does not run, and why. */
+struct plan_problem {
+	char name[PLAN_NAME_SIZE];
+	char text[300];
+};
+
 struct plan_input {
 	const struct config *declared;
 	const struct plan_lun *luns; /* running */
@@ -75,6 +84,9 @@ struct plan_input {
 	size_t n_targets;
 	const char *const *portals; /* as declared when they were opened */
 	size_t n_portals;
+	const struct config_lio *lio; /* what ebb-lio was last told to bring up; NULL: nothing */
+	const struct plan_problem *notes; /* what needs attention, from elsewhere */
+	size_t n_notes;
 	const struct config_memory *memory; /* of which max and floor are in force; NULL: any */
 	const struct config *started_with;  /* settings that only a start reads; NULL: any */
 	/* Whether @path is there: 0, with its size in bytes (0: not known), or -errno. */

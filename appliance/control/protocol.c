@@ -7,7 +7,7 @@
 
 #include "control/json_text.h"
 
-enum kind { KIND_END, KIND_STRING, KIND_FLAG, KIND_NUMBER };
+enum kind { KIND_END, KIND_STRING, KIND_FLAG, KIND_NUMBER, KIND_LIST };
 
 struct param {
 	const char *key;
@@ -49,6 +49,11 @@ static const struct method methods[METHOD_COUNT] = {
 	[METHOD_MEMORY_RELEASE] = {"memory.release", true, {{"size", KIND_STRING, false}}},
 	[METHOD_PLAN] = {"plan", true, {{NULL}}},
 	[METHOD_APPLY] = {"apply", true, {{NULL}}},
+	[METHOD_LIO_DESIRED] = {"lio.desired", false, {{NULL}}},
+	[METHOD_LIO_WAIT] = {"lio.wait", false, {{"generation", KIND_NUMBER, true}}},
+	[METHOD_LIO_REPORT] = {"lio.report",
+			       false,
+			       {{"generation", KIND_NUMBER, true}, {"problems", KIND_LIST, true}}},
 };
 
 bool protocol_is_change(enum protocol_method m)
@@ -70,6 +75,8 @@ static bool of_kind(const json_t *v, enum kind kind)
 		return json_is_boolean(v);
 	case KIND_NUMBER:
 		return json_is_integer(v);
+	case KIND_LIST:
+		return json_is_array(v);
 	case KIND_END:
 		break;
 	}
@@ -86,7 +93,8 @@ static const struct param *find_param(const struct method *m, const char *key)
 
 static int check_params(const struct method *m, json_t *params, struct reason *why)
 {
-	static const char *const words[] = {"", "a string", "true or false", "a whole number"};
+	static const char *const words[] = {"", "a string", "true or false", "a whole number",
+					    "a list"};
 	const char *key;
 	json_t *v;
 

@@ -51,7 +51,7 @@ struct snapshot {
 	char (*portals)[ISCSI_ADDRESS_MAX];
 	size_t n_portals;
 	struct app_users users;
-	struct app_problem *problems;
+	struct plan_problem *problems;
 	size_t n_problems;
 };
 
@@ -466,21 +466,28 @@ static json_int_t resident_bytes(void)
 	return (json_int_t)pages * sysconf(_SC_PAGESIZE);
 }
 
+static void add_problems(json_t *list, const struct plan_problem *p, size_t n)
+{
+	for (size_t i = 0; i < n; i++)
+		json_array_append_new(list, json_pack("{s:o, s:o}", "name", json_text(p[i].name),
+						      "problem", json_text(p[i].text)));
+}
+
 json_t *appliance_report_status(struct appliance *app)
 {
+	_cleanup_free_ struct plan_problem *lio = NULL;
 	json_t *problems = json_array(), *o;
 	struct port_stats ps;
 	struct snapshot s;
+	size_t n_lio;
 
-	if (!problems || take_snapshot(app, &s)) {
+	if (!problems || app_lio_problems(app, &lio, &n_lio) || take_snapshot(app, &s)) {
 		json_decref(problems);
 		return NULL;
 	}
 	port_server_stats(app->port, &ps);
-	for (size_t i = 0; i < s.n_problems; i++)
-		json_array_append_new(problems,
-				      json_pack("{s:o, s:o}", "name", json_text(s.problems[i].name),
-						"problem", json_text(s.problems[i].text)));
+	add_problems(problems, s.problems, s.n_problems);
+	add_problems(problems, lio, n_lio);
 	o = json_pack("{s:s, s:i, s:f, s:i, s:I, s:i, s:o, s:o, s:{s:o, s:I, s:I, s:I}, s:o, s:o}",
 		      "version", EBB_VERSION, "pid", (int)getpid(), "uptime_s",
 		      (double)(clock_now_ns() - app->start_ns) / (double)NSEC_PER_SEC, "threads",

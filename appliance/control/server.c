@@ -5,10 +5,15 @@
  * is done, whichever is later.
  *
  *   READING --line--> WORKING --worker done--> SENDING --sent--> READING
+ *   READING --lio.wait--> WAITING --a change--> SENDING
+ *
+ * Who waits costs nothing but the connection, which is read from meanwhile so that its end is
+ * noticed. The next request stays there until the answer is out.
  */
 #include "control/server.h"
 
 #include <errno.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -35,6 +40,9 @@ struct control_server {
 	unsigned n_conns;
 	struct list_node changes; /* connections whose change waits for its turn */
 	bool change_at_work, stopping;
+	struct list_node waiters; /* connections that wait for a change of what LIO exports */
+	struct reactor_msg lio_msg;
+	atomic_bool lio_posted; /* lio_msg is on its way */
 
 	/* calls from another thread, one at a time: run fn on the reactor, wait until it is done */
 	struct reactor_msg msg;
@@ -46,10 +54,10 @@ struct control_server {
 
 struct conn {
 	struct control_server *srv;
-	struct list_node link, change_link;
+	struct list_node link, change_link, wait_link;
 	struct stream *stream; /* NULL: closed */
 	struct protocol_request req;
-	bool working;
+	bool working, waiting;
 	char *response;
 	size_t response_len;
 	struct stream_tx tx;
@@ -81,6 +89,7 @@ static void conn_release(struct conn *c)
 		return;
 	list_del(&c->link);
 	list_del(&c->change_link);
+	list_del(&c->wait_link);
 	srv->n_conns--;
 	protocol_free(&c->req);
 	free(c->response);
@@ -160,11 +169,61 @@ static void refuse(struct conn *c, int err, const char *message)
 	send_response(c);
 }
 
+/* --- those who wait --- */
+
+static void answer_waiter(struct conn *c)
+{
+	uint64_t now = appliance_lio_generation(c->srv->app);
+
+	list_del(&c->wait_link);
+	c->waiting = false;
+	stream_pause(c->stream);
+	c->response = protocol_success(c->req.id, json_pack("{s:I}", "generation", (json_int_t)now),
+				       &c->response_len);
+	protocol_free(&c->req);
+	send_response(c);
+}
+
+static void wait_for_lio(struct conn *c)
+{
+	json_t *seen = json_object_get(c->req.params, "generation");
+
+	c->waiting = true;
+	list_add_tail(&c->srv->waiters, &c->wait_link);
+	if ((uint64_t)json_integer_value(seen) != appliance_lio_generation(c->srv->app))
+		answer_waiter(c);
+}
+
+static void answer_waiters(struct reactor_msg *m)
+{
+	struct control_server *srv = container_of(m, struct control_server, lio_msg);
+	struct conn *c, *next;
+
+	atomic_store(&srv->lio_posted, false);
+	list_for_each_entry_safe (c, next, &srv->waiters, wait_link)
+		answer_waiter(c);
+}
+
+/* On any thread. */
+static void lio_changed(void *ctx)
+{
+	struct control_server *srv = ctx;
+
+	if (!atomic_exchange(&srv->lio_posted, true))
+		reactor_post(srv->reactor, &srv->lio_msg);
+}
+
+/* --- requests --- */
+
 static void take_line(struct conn *c, const char *line, size_t len)
 {
 	struct reason why = {.text = ""};
 	int ret = protocol_parse(line, len, &c->req, &why);
 
+	if (!ret && c->req.method == METHOD_LIO_WAIT) {
+		wait_for_lio(c);
+		return;
+	}
 	stream_pause(c->stream); /* until this one is answered */
 	if (ret) {
 		refuse(c, ret, why.text);
@@ -186,7 +245,9 @@ static ssize_t conn_input(struct stream *s, void *ctx, const uint8_t *data, size
 	const uint8_t *end = memchr(data, '\n', len);
 	struct conn *c = ctx;
 
-	if (c->working || c->response)
+	if (c->waiting)
+		stream_pause(s); /* what is there already is offered again after the answer */
+	if (c->working || c->response || c->waiting)
 		return 0;
 	if (!end && len < PROTOCOL_REQUEST_MAX)
 		return 0;
@@ -237,6 +298,7 @@ static void accepted(void *ctx, int fd, const struct sockaddr_storage *peer)
 	}
 	c->srv = srv;
 	list_init(&c->change_link);
+	list_init(&c->wait_link);
 	list_add_tail(&srv->conns, &c->link);
 	srv->n_conns++;
 	if (stream_open(srv->reactor, fd, &opt, &conn_ops, c, &c->stream))
@@ -295,6 +357,8 @@ int control_server_start(struct appliance *app, const char *path, struct control
 	srv->why = why;
 	list_init(&srv->conns);
 	list_init(&srv->changes);
+	list_init(&srv->waiters);
+	srv->lio_msg.fn = answer_waiters;
 	do
 		ret = call(srv, start_on_reactor);
 	while (listen_again(ret, end));
@@ -302,6 +366,7 @@ int control_server_start(struct appliance *app, const char *path, struct control
 		free(srv);
 		return ret;
 	}
+	appliance_on_lio_change(app, lio_changed, srv);
 	*ret_srv = srv;
 	return 0;
 }
@@ -310,6 +375,7 @@ void control_server_stop(struct control_server *srv)
 {
 	if (!srv)
 		return;
+	appliance_on_lio_change(srv->app, NULL, NULL);
 	call(srv, stop_on_reactor);
 	free(srv);
 }

@@ -16,3 +16,15 @@ static inline struct config *load(const char *text)
 		fail_msg("refused: %s", why.text);
 	return cfg;
 }
+
+/* Refused, with a reason that begins with @expected, and no configuration made. */
+static inline void assert_refused(const char *text, const char *expected)
+{
+	struct config *cfg = (struct config *)&cfg;
+	struct reason why = {.text = ""};
+
+	assert_int_not_equal(config_load_text("f", text, strlen(text), &cfg, &why), 0);
+	assert_ptr_equal(cfg, &cfg); /* untouched */
+	if (strncmp(why.text, expected, strlen(expected)))
+		fail_msg("said '%s', expected '%s'", why.text, expected);
+}

@@ -15,17 +15,6 @@
 #include "front/iscsi/iscsi.h"
 #include "load.h"
 
-static void assert_refused(const char *text, const char *expected)
-{
-	struct config *cfg = (struct config *)&cfg;
-	struct reason why = {.text = ""};
-
-	assert_int_not_equal(config_load_text("f", text, strlen(text), &cfg, &why), 0);
-	assert_ptr_equal(cfg, &cfg); /* untouched */
-	if (strncmp(why.text, expected, strlen(expected)))
-		fail_msg("said '%s', expected '%s'", why.text, expected);
-}
-
 static const char whole[] =
 	"threads: 4\n"
 	"memory: {max: 1G, floor: 64M, tmem: {codec: zstd, share: 40%}}\n"

@@ -45,6 +45,7 @@ static void run_all(struct state *s, struct config *r, uint64_t size, unsigned u
 	if (r) {
 		s->in.portals = (const char *const *)r->iscsi.portals;
 		s->in.n_portals = r->iscsi.portals_count;
+		s->in.lio = &r->lio;
 	}
 }
 
@@ -196,6 +197,51 @@ static void test_targets_change_in_place(void **state)
 		"change target iqn.2026-11.x:t\ncreate target " IQN "b\n");
 }
 
+#define LUNS "luns: [{name: a, path: /a}, {name: b, path: /b}]\niscsi: {auto_targets: false}\n"
+#define LIO  LUNS "lio:\n  portals: ['127.0.0.1:1']\n  targets:\n  - iqn: iqn.2026-11.x:t\n"
+
+static void test_targets_of_the_kernel(void **state)
+{
+	const char *chap = LIO "    luns: [a]\n    chap: {user: u, secret: 123456789012}\n";
+
+	assert_string_equal(plan_text(LUNS, LIO "    luns: [a]\n", 0),
+			    "create lio target iqn.2026-11.x:t\n");
+	assert_string_equal(plan_text(LIO "    luns: [a]\n", LUNS, 0),
+			    "remove lio target iqn.2026-11.x:t\n");
+	assert_string_equal(plan_text(LIO "    luns: [a]\n", LIO "    luns: [a, b]\n", 0),
+			    "change lio target iqn.2026-11.x:t\n");
+	assert_string_equal(plan_text(LIO "    luns: [a]\n", LIO "    luns: [1=a]\n", 0),
+			    "change lio target iqn.2026-11.x:t\n");
+	assert_string_equal(plan_text(LIO, LIO "    portals: ['127.0.0.1:2']\n", 0),
+			    "change lio target iqn.2026-11.x:t\n");
+	assert_string_equal(plan_text(LIO, LIO "    portals: ['127.0.0.1:1']\n", 0), "");
+	assert_string_equal(plan_text(LIO "    luns: [a]\n", chap, 0),
+			    "change lio target iqn.2026-11.x:t\n");
+	assert_string_equal(plan_text(chap, chap, 0), "");
+	assert_string_equal(plan_text(LIO, LIO "    acls: [{initiator: iqn.2026-11.x:i}]\n", 0),
+			    "change lio target iqn.2026-11.x:t\n");
+}
+
+static void test_what_others_found_needs_attention(void **state)
+{
+	struct config *d = load("{}\n");
+	struct plan_problem note = {"iqn.x", "the kernel says no"};
+	struct plan *p = NULL;
+	struct state s;
+
+	run_all(&s, NULL, 0, 0);
+	s.in.declared = d;
+	s.in.notes = &note;
+	s.in.n_notes = 1;
+	assert_int_equal(plan_make(&s.in, &p), 0);
+	assert_int_equal(p->n, 1);
+	assert_int_equal(p->steps[0].kind, PLAN_ATTENTION);
+	assert_string_equal(p->steps[0].name, "iqn.x");
+	assert_string_equal(p->steps[0].problem, "the kernel says no");
+	plan_free(p);
+	config_free(d);
+}
+
 static void test_what_takes_a_restart_is_told(void **state)
 {
 	struct config *a = load("threads: 2\n"), *b = load("threads: 3\nnbd: {threads: 4}\n");
@@ -269,6 +315,8 @@ int main(void)
 		cmocka_unit_test(test_sizes_grow_and_never_shrink),
 		cmocka_unit_test(test_attributes_that_opening_sets_reopen_an_idle_lun),
 		cmocka_unit_test(test_targets_change_in_place),
+		cmocka_unit_test(test_targets_of_the_kernel),
+		cmocka_unit_test(test_what_others_found_needs_attention),
 		cmocka_unit_test(test_what_takes_a_restart_is_told),
 		cmocka_unit_test(test_changed_memory_is_a_step),
 		cmocka_unit_test(test_json_says_the_same),
