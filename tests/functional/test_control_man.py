@@ -28,6 +28,15 @@ def test_ebbd():
     assert options_of_man(ROOT / "docs/man/ebbd.8") == options_of_help(EBBD)
 
 
+def test_ebb_lio():
+    program = ROOT / "appliance/lio/ebb-lio"
+    helped = options_of_help(program)
+    for command in ("plan", "apply", "watch", "remove"):
+        helped |= options_of_help(program, command)
+        assert f".It Cm {command}" in (ROOT / "docs/man/ebb-lio.8").read_text()
+    assert options_of_man(ROOT / "docs/man/ebb-lio.8") == helped
+
+
 def test_every_key_of_the_schema():
     source = (ROOT / "appliance/control/config.c").read_text()
     keys = set(re.findall(r'(?:STRING|UINT|BOOL|LIST|SUB|_PTR|_ENUM|_MAPPING)\("([a-z_]+)"', source))
