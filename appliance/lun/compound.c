@@ -270,6 +270,8 @@ static bool next_compare_and_write(struct lun_io *io)
 		return true;
 	if (io->err || !io->len)
 		return false;
+	if (io->matched)
+		io->matched(io);
 	io->step = STEP_WRITE;
 	set_bio(io, BLOCK_WRITE, block_flags(io) & BLOCK_FUA, io->off, io->len);
 	io->bio.iov_off = io->len;

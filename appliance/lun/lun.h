@@ -98,6 +98,11 @@ struct lun_io {
 	struct reactor *reactor; /* lun_submit: calls and completes on this thread; lun_run: NULL */
 	struct lun_counters *session; /* also counted here; may be NULL */
 	/*
+	 * COMPARE_AND_WRITE; may be NULL: all has compared equal, and the write comes next. The
+	 * range is held until it is done. It must not block.
+	 */
+	void (*matched)(struct lun_io *io);
+	/*
 	 * lun_submit; may be NULL: the result is known, and no other op has got the range yet. What
 	 * is told here is told before anybody can overwrite the op. It must not block; done
 	 * follows.

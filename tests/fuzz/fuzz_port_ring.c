@@ -53,11 +53,11 @@ static void submit(struct input *in, void *shm)
 		take_bytes(in, &c, sizeof(c));
 	} else {
 		c.tag = how[1] % (PORT_SLOTS + 1);
-		c.op = how[2] % 9;
-		c.flags = how[3] & 15;
+		c.op = how[2] % 11;
+		c.flags = how[3] & 31;
 		c.len = c.op == PORT_FLUSH ? 0 : take_u32(in);
 		c.off = c.op == PORT_FLUSH ? 0 : (uint64_t)take_u32(in) << (how[0] & 0x1f);
-		c.room = c.op == PORT_EXTENTS ? how[3] : 0;
+		c.room = c.op == PORT_EXTENTS || c.op == PORT_WRITE_SAME ? how[3] : 0;
 	}
 	port_cmd_store(port_shm_cmd(shm, atomic_load(&box->tail)), &c);
 	atomic_fetch_add(&box->tail, 1);
@@ -77,11 +77,16 @@ static void take(struct port_ring *r)
 	}
 	require(q.tag < PORT_SLOTS && !(before.inflight & 1ull << q.tag));
 	require(r->inflight == (before.inflight | 1ull << q.tag) && r->head == before.head + 1);
-	require(q.op >= PORT_READ && q.op <= PORT_PREFETCH);
+	require(q.op >= PORT_READ &&
+		q.op <= (r->version < 3 ? PORT_PREFETCH : PORT_COMPARE_AND_WRITE));
 	require(q.off <= INT64_MAX && q.len <= INT64_MAX - q.off);
 	if (q.op == PORT_READ || q.op == PORT_WRITE)
 		require(q.len >= 1 && q.len <= PORT_SLOT_SIZE);
-	require(q.op == PORT_EXTENTS ? q.room >= 1 && q.room <= PORT_EXTENTS_MAX : q.room == 0);
+	require(port_data_len(q.op, q.len, q.room) <= PORT_SLOT_SIZE);
+	if (q.op == PORT_EXTENTS)
+		require(q.room >= 1 && q.room <= PORT_EXTENTS_MAX);
+	else
+		require(q.op == PORT_WRITE_SAME ? q.room >= 1 : q.room == 0);
 }
 
 static void message(struct input *in)
@@ -112,7 +117,7 @@ static void step(struct input *in, struct port_ring *r)
 	uint32_t v;
 
 	take_bytes(in, &op, 1);
-	switch (op % 7) {
+	switch (op % 8) {
 	case 0:
 	case 1:
 		submit(in, r->shm);
@@ -124,6 +129,7 @@ static void step(struct input *in, struct port_ring *r)
 		if (r->inflight) {
 			uint32_t tag = (uint32_t)__builtin_ctzll(r->inflight);
 
+			port_ring_matched(r, tag);
 			port_ring_complete(r, tag, 0);
 			require(!(r->inflight & 1ull << tag));
 		}
@@ -138,6 +144,10 @@ static void step(struct input *in, struct port_ring *r)
 	case 6:
 		message(in);
 		break;
+	case 7:
+		port_ring_wake(r);
+		require(!port_ring_wake_due(r));
+		break;
 	}
 }
 
@@ -150,7 +160,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	struct port_ring r;
 
 	memset(shm, 0, sizeof(shm));
-	port_ring_init(&r, shm);
+	port_ring_init(&r, shm, size & 1 ? PORT_VERSION : PORT_VERSION_MIN);
 	while (in.left)
 		step(&in, &r);
 	return 0;

@@ -39,7 +39,7 @@ static void ring_doorbell(struct port_client *c)
 	}
 }
 
-static void submit(struct port_client *c, const struct port_cmd_image *cmd)
+void port_client_push(struct port_client *c, const struct port_cmd_image *cmd)
 {
 	mutex_lock(&c->ring_lock);
 	port_cmd_store(port_shm_cmd(c->link.shm, c->tail), cmd);
@@ -57,13 +57,13 @@ static inline void relax(void)
 #endif
 }
 
-/**
- * Looks at @cell for a moment before sleeping: a sleep and a wake-up cost more than most requests
- * take when the daemon is awake on another processor. Where it needs ours, looking for longer would
- * only keep it, or another thread of ours, from running. So it is short, and adaptive: when it has
- * not paid lately (a disk is slower than our patience), it is tried now and then only.
+/*
+ * A sleep and a wake-up cost more than most requests take when the daemon is awake on another
+ * processor. Where it needs ours, looking for longer would only keep it, or another thread of ours,
+ * from running. So it is short, and adaptive: when it has not paid lately (a disk is slower than
+ * our patience), it is tried now and then only.
  */
-static uint32_t spin(struct port_client *c, struct port_cell *cell)
+bool port_client_spin(struct port_client *c, bool (*ready)(void *at), void *at)
 {
 	uint32_t score = atomic_load_explicit(&c->spin_score, memory_order_relaxed);
 	uint32_t looks = SPIN_LOOKS;
@@ -72,37 +72,40 @@ static uint32_t spin(struct port_client *c, struct port_cell *cell)
 	    atomic_load_explicit(&c->ops, memory_order_relaxed) % SPIN_PROBE)
 		looks = 1;
 	for (uint32_t i = 0; i < looks; i++) {
-		uint32_t state = atomic_load_explicit(&cell->state, memory_order_acquire);
-
-		if (state != PORT_CELL_BUSY) {
+		if (ready(at)) {
 			if (i && score < SPIN_SCORE_MAX)
 				atomic_store_explicit(&c->spin_score, score + 1,
 						      memory_order_relaxed);
-			return state;
+			return true;
 		}
 		relax();
 	}
 	if (looks > 1)
 		atomic_store_explicit(&c->spin_score, score / 2, memory_order_relaxed);
-	return PORT_CELL_BUSY;
+	return false;
+}
+
+static bool is_answered(void *at)
+{
+	struct port_cell *cell = at;
+
+	return atomic_load_explicit(&cell->state, memory_order_acquire) != PORT_CELL_BUSY;
 }
 
 /** Waits until the command of @tag is done. Returns its result or LINK_LOST. */
 static int await(struct port_client *c, uint32_t tag)
 {
 	struct port_cell *cell = port_shm_cell(c->link.shm, tag);
-	uint32_t state = spin(c, cell);
+	uint32_t state = PORT_CELL_BUSY;
 
-	if (state == PORT_CELL_BUSY) {
-		/* Failure leaves the state that the daemon has set meanwhile in `state`. */
-		if (atomic_compare_exchange_strong(&cell->state, &state, PORT_CELL_WAITING))
-			state = PORT_CELL_WAITING;
+	if (!port_client_spin(c, is_answered, cell)) {
+		/* Failure: it has been answered meanwhile. */
+		atomic_compare_exchange_strong(&cell->state, &state, PORT_CELL_WAITING);
 		atomic_fetch_add_explicit(&c->sleeps, 1, memory_order_relaxed);
 	}
-	while (state == PORT_CELL_WAITING) {
+	while ((state = atomic_load_explicit(&cell->state, memory_order_acquire)) ==
+	       PORT_CELL_WAITING)
 		syscall(SYS_futex, &cell->state, FUTEX_WAIT, PORT_CELL_WAITING, NULL, NULL, 0);
-		state = atomic_load_explicit(&cell->state, memory_order_acquire);
-	}
 	if (state == PORT_CELL_DONE)
 		return atomic_load_explicit(&cell->result, memory_order_relaxed);
 	if (state != PORT_CELL_LOST) {
@@ -112,24 +115,20 @@ static int await(struct port_client *c, uint32_t tag)
 	return LINK_LOST;
 }
 
-static bool changes(const struct port_cmd_image *cmd)
+void port_client_mark_replay(struct port_client *c, struct port_cmd_image *cmd)
 {
-	return cmd->op == PORT_WRITE || cmd->op == PORT_TRIM || cmd->op == PORT_ZERO;
-}
-
-/** From now on @cmd is one that the lost daemon may have carried out. The caller holds a slot. */
-static void mark_replay(struct port_client *c, struct port_cmd_image *cmd)
-{
-	if (!changes(cmd) || cmd->flags & PORT_REPLAY)
+	if (!port_op_changes(cmd->op) || cmd->flags & PORT_REPLAY)
 		return;
 	cmd->flags |= PORT_REPLAY;
 	atomic_fetch_add(&c->replaying, 1);
 }
 
-/** @cmd has come to its end. */
-static void end_replay(struct port_client *c, const struct port_cmd_image *cmd)
+void port_client_end_replay(struct port_client *c, struct port_cmd_image *cmd)
 {
-	if (cmd->flags & PORT_REPLAY && atomic_fetch_sub(&c->replaying, 1) == 1)
+	if (!(cmd->flags & PORT_REPLAY))
+		return;
+	cmd->flags &= (uint16_t)~PORT_REPLAY;
+	if (atomic_fetch_sub(&c->replaying, 1) == 1)
 		port_keeper_drop_claim(c);
 }
 
@@ -142,15 +141,21 @@ static int run_in_slot(struct port_client *c, struct port_cmd_image *cmd)
 	atomic_store(&cell->state, PORT_CELL_BUSY);
 	if (atomic_load(&c->state) != CLIENT_UP)
 		return LINK_LOST;
-	submit(c, cmd);
+	port_client_push(c, cmd);
 	result = await(c, cmd->tag);
 	if (result == LINK_LOST)
-		mark_replay(c, cmd);
+		port_client_mark_replay(c, cmd);
 	return result;
 }
 
-/** Has the keeper look after the pages of the slots from now on. */
-static void arm_trim(struct port_client *c)
+void port_client_put_slot(struct port_client *c, uint32_t tag)
+{
+	port_slots_put(&c->slots, tag);
+	if (atomic_load(&c->n_waiting))
+		port_async_kick(c);
+}
+
+void port_client_arm_trim(struct port_client *c)
 {
 	if (!atomic_load_explicit(&c->trim_armed, memory_order_relaxed) &&
 	    !atomic_exchange(&c->trim_armed, 1))
@@ -166,7 +171,7 @@ static int enter(struct port_client *c)
 
 		if (state == CLIENT_UP)
 			return (int)tag;
-		port_slots_put(&c->slots, tag);
+		port_client_put_slot(c, tag);
 		if (state == CLIENT_FAILED || state == CLIENT_GONE)
 			return -ESHUTDOWN;
 		mutex_lock(&c->state_lock);
@@ -174,6 +179,13 @@ static int enter(struct port_client *c)
 			mutex_wait(&c->state_lock, &c->state_changed);
 		mutex_unlock(&c->state_lock);
 	}
+}
+
+int port_client_result(int result)
+{
+	if (result < 0)
+		return result >= -4095 ? result : -EIO;
+	return result == 0 ? 0 : -EIO;
 }
 
 /**
@@ -186,12 +198,10 @@ static int finish(struct port_client *c, const struct port_cmd_image *cmd, int r
 	struct port_extent *extents = buf;
 	uint64_t sum = 0;
 
-	if (result < 0)
-		return result >= -4095 ? result : -EIO;
-	if (cmd->op == PORT_READ)
+	if (cmd->op == PORT_READ && result == 0)
 		memcpy(buf, wire, cmd->len);
-	if (cmd->op != PORT_EXTENTS)
-		return result == 0 ? 0 : -EIO;
+	if (cmd->op != PORT_EXTENTS || result < 0)
+		return port_client_result(result);
 	if (result == 0 || (uint32_t)result > cmd->room)
 		return -EIO;
 	for (int i = 0; i < result; i++) {
@@ -219,7 +229,7 @@ static int run(struct port_client *c, struct port_cmd_image *cmd, void *buf)
 		int tag = enter(c), result;
 
 		if (tag < 0) {
-			end_replay(c, cmd);
+			port_client_end_replay(c, cmd);
 			return tag;
 		}
 		cmd->tag = (uint32_t)tag;
@@ -229,11 +239,11 @@ static int run(struct port_client *c, struct port_cmd_image *cmd, void *buf)
 		result = run_in_slot(c, cmd);
 		if (result != LINK_LOST)
 			result = finish(c, cmd, result, buf);
-		port_slots_put(&c->slots, cmd->tag);
+		port_client_put_slot(c, cmd->tag);
 		if (touch)
-			arm_trim(c);
+			port_client_arm_trim(c);
 		if (result != LINK_LOST) {
-			end_replay(c, cmd);
+			port_client_end_replay(c, cmd);
 			return result;
 		}
 		atomic_fetch_add_explicit(&c->replays, 1, memory_order_relaxed);
@@ -314,7 +324,7 @@ void port_client_get_stats(struct port_client *c, struct port_client_stats *ret_
 			continue;
 		if (atomic_load(&c->state) == CLIENT_UP && fstat(c->link.memfd, &st) == 0)
 			ret_stats->resident_bytes = (uint64_t)st.st_blocks * 512;
-		port_slots_put(&c->slots, tag);
+		port_client_put_slot(c, tag);
 		break;
 	}
 }
@@ -328,6 +338,7 @@ static void client_free(struct port_client *c)
 	port_slots_destroy(&c->slots);
 	mutex_destroy(&c->ring_lock);
 	mutex_destroy(&c->state_lock);
+	mutex_destroy(&c->waiting_lock);
 	pthread_cond_destroy(&c->state_changed);
 	free((char *)c->opt.socket);
 	free((char *)c->opt.lun);
@@ -356,12 +367,26 @@ static struct port_client *client_new(const struct port_client_options *opt)
 	/* Held while nothing else is taken, by threads that may hold locks of their own. */
 	mutex_init(&c->ring_lock, LOCK_RANK_LEAF);
 	mutex_init(&c->state_lock, LOCK_RANK_LEAF);
+	mutex_init(&c->waiting_lock, LOCK_RANK_LEAF);
+	list_init(&c->waiting);
 	pthread_cond_init(&c->state_changed, NULL);
 	if (!c->opt.socket || !c->opt.lun || !c->opt.name || c->wake < 0) {
 		client_free(c);
 		return NULL;
 	}
 	return c;
+}
+
+static int start_threads(struct port_client *c)
+{
+	int err = port_keeper_start(c);
+
+	if (err || !c->opt.async)
+		return err;
+	err = port_async_start(c);
+	if (err)
+		port_keeper_stop(c);
+	return err;
 }
 
 int port_client_open(const struct port_client_options *opt, struct port_client **ret_client,
@@ -378,7 +403,7 @@ int port_client_open(const struct port_client_options *opt, struct port_client *
 	err = port_link_open(&c->link, &c->opt, why);
 	if (!err) {
 		c->export = c->link.export;
-		err = port_keeper_start(c);
+		err = start_threads(c);
 		if (err)
 			reason_set(why, -err, "cannot start a thread: %s", strerror(-err));
 	}
@@ -394,6 +419,8 @@ void port_client_close(struct port_client *c)
 {
 	if (!c)
 		return;
+	if (c->opt.async)
+		port_async_stop(c);
 	port_keeper_stop(c);
 	client_free(c);
 }

@@ -43,6 +43,15 @@ static void set_state(struct port_client *c, enum client_state state)
 	atomic_store(&c->state, state);
 	pthread_cond_broadcast(&c->state_changed);
 	mutex_unlock(&c->state_lock);
+	port_async_kick(c);
+}
+
+/** Lets all slots go, for whoever waits for one. */
+static void put_all_slots(struct port_client *c)
+{
+	port_slots_put_all(&c->slots);
+	if (atomic_load(&c->n_waiting))
+		port_async_kick(c);
 }
 
 /* --- pages --- */
@@ -73,7 +82,7 @@ static bool trim_slots(struct port_client *c)
 			else
 				left = true;
 		}
-		port_slots_put(&c->slots, tag);
+		port_client_put_slot(c, tag);
 	}
 	return left;
 }
@@ -90,7 +99,7 @@ static void remap_data(struct port_client *c)
 		atomic_store(&c->kicked, 1);
 		port_keeper_wake(c);
 	}
-	port_slots_put_all(&c->slots);
+	put_all_slots(c);
 }
 
 static void tick(struct port_client *c)
@@ -149,9 +158,10 @@ static void evacuate(struct port_client *c)
 	for (uint32_t tag = 0; tag < PORT_SLOTS; tag++)
 		give_up(port_shm_cell(c->link.shm, tag));
 	port_slots_wait_all(&c->slots);
+	port_async_wait_outside(c);
 	keep_claim(c);
 	port_link_close(&c->link);
-	port_slots_put_all(&c->slots);
+	put_all_slots(c);
 }
 
 /** Sleeps for @ms, or until the client is being closed. */
@@ -188,7 +198,7 @@ static void link_up(struct port_client *c, const struct port_link *link)
 	c->export = link->export;
 	mutex_unlock(&c->state_lock);
 	set_state(c, CLIENT_UP);
-	port_slots_put_all(&c->slots);
+	put_all_slots(c);
 	if (c->opt.changed)
 		c->opt.changed(c->opt.ctx);
 }
@@ -282,21 +292,26 @@ static void *keeper_main(void *arg)
 	return NULL;
 }
 
-int port_keeper_start(struct port_client *c)
+int port_thread_start(pthread_t *ret_thread, size_t stack, void *(*main)(void *), void *arg)
 {
 	pthread_attr_t attr;
 	sigset_t all, old;
 	int err;
 
 	pthread_attr_init(&attr);
-	pthread_attr_setstacksize(&attr, STACK_SIZE);
+	pthread_attr_setstacksize(&attr, stack);
 	/* Signals are the program's: none for a thread that it does not know of. */
 	sigfillset(&all);
 	pthread_sigmask(SIG_SETMASK, &all, &old);
-	err = pthread_create(&c->keeper, &attr, keeper_main, c);
+	err = pthread_create(ret_thread, &attr, main, arg);
 	pthread_sigmask(SIG_SETMASK, &old, NULL);
 	pthread_attr_destroy(&attr);
 	return -err;
+}
+
+int port_keeper_start(struct port_client *c)
+{
+	return port_thread_start(&c->keeper, STACK_SIZE, keeper_main, c);
 }
 
 void port_keeper_wake(struct port_client *c)

@@ -95,19 +95,23 @@ static int ask(int sock, const struct port_msg *msg, enum port_msg_type want, vo
 	return reason_set(why, EPROTO, "the daemon's answer makes no sense");
 }
 
-static int say_hello(int sock, const char *name, void *buf, struct reason *why)
+/** @version_min: of the protocol, that we can do with. */
+static int say_hello(int sock, const char *name, unsigned version_min, void *buf,
+		     struct reason *why)
 {
 	const struct port_msg_hello *answer = buf;
 	struct port_msg_hello m;
 	int err;
 
 	port_msg_init(&m, PORT_MSG_HELLO, sizeof(m));
-	m.version_min = m.version_max = PORT_VERSION;
+	m.version_min = version_min;
+	m.version_max = PORT_VERSION;
 	strncpy(m.name, name, sizeof(m.name) - 1);
 	err = ask(sock, &m.h, PORT_MSG_HELLO, buf, NULL, 0, why);
 	if (err)
 		return err;
-	if (answer->version_min != PORT_VERSION || answer->version_max != PORT_VERSION)
+	if (answer->version_min != answer->version_max || answer->version_min < version_min ||
+	    answer->version_max > PORT_VERSION)
 		return reason_set(why, EPROTO, "the daemon speaks another version of the port");
 	return 0;
 }
@@ -172,7 +176,8 @@ int port_link_open(struct port_link *ret_link, const struct port_client_options 
 		return reason_set(why, ENOMEM, "out of memory");
 	err = connect_socket(opt->socket, &l.sock, why);
 	if (!err)
-		err = say_hello(l.sock, opt->name, buf, why);
+		err = say_hello(l.sock, opt->name,
+				opt->async ? PORT_ASYNC_VERSION : PORT_VERSION_MIN, buf, why);
 	if (!err)
 		err = attach(&l, opt, buf, why);
 	if (err) {
@@ -196,6 +201,23 @@ void port_link_close(struct port_link *l)
 	if (l->claim >= 0)
 		close(l->claim);
 	*l = PORT_LINK_NONE;
+}
+
+int port_client_check(const struct port_client_options *opt, struct port_export *ret_export,
+		      struct reason *why)
+{
+	struct port_client_options o = *opt;
+	struct port_link l;
+	int err;
+
+	if (!o.socket)
+		o.socket = PORT_DEFAULT_SOCKET;
+	err = port_link_open(&l, &o, why);
+	if (err)
+		return err;
+	*ret_export = l.export;
+	port_link_close(&l);
+	return 0;
 }
 
 /** Appends the exports of @m to the array. */
@@ -228,7 +250,7 @@ int port_client_list(const char *socket, struct port_export **ret_exports, size_
 		return reason_set(why, ENOMEM, "out of memory");
 	err = connect_socket(socket ? socket : PORT_DEFAULT_SOCKET, &sock, why);
 	if (!err)
-		err = say_hello(sock, "list", buf, why);
+		err = say_hello(sock, "list", PORT_VERSION_MIN, buf, why);
 	if (err)
 		return err;
 	port_msg_init(&m, PORT_MSG_LIST, sizeof(m));
@@ -256,7 +278,7 @@ int port_client_watch(const char *socket, int *ret_sock)
 		return -ENOMEM;
 	err = connect_socket(socket ? socket : PORT_DEFAULT_SOCKET, &sock, NULL);
 	if (!err)
-		err = say_hello(sock, "nbdkit", buf, NULL);
+		err = say_hello(sock, "nbdkit", PORT_VERSION_MIN, buf, NULL);
 	if (!err)
 		*ret_sock = take_fd(sock);
 	return err;

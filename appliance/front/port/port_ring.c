@@ -7,52 +7,54 @@
 #include <unistd.h>
 
 /* What each op may carry. */
-static const struct {
-	bool known, data, range;
+static const struct op_rule {
+	unsigned since;	  /* version; 0: no such op */
+	uint64_t len_max; /* bytes, and 1 at least; 0: no range */
+	uint32_t room_max;
 	unsigned flags;
 } op_rules[] = {
-	[PORT_READ] = {.known = true, .data = true},
-	[PORT_WRITE] = {.known = true, .data = true, .flags = PORT_FUA | PORT_REPLAY},
-	[PORT_FLUSH] = {.known = true},
-	[PORT_TRIM] = {.known = true, .range = true, .flags = PORT_FUA | PORT_REPLAY},
-	[PORT_ZERO] = {.known = true,
-		       .range = true,
+	[PORT_READ] = {2, PORT_SLOT_SIZE},
+	[PORT_WRITE] = {2, PORT_SLOT_SIZE, .flags = PORT_FUA | PORT_REPLAY},
+	[PORT_FLUSH] = {2},
+	[PORT_TRIM] = {2, PORT_RANGE_MAX, .flags = PORT_FUA | PORT_REPLAY},
+	[PORT_ZERO] = {2, PORT_RANGE_MAX,
 		       .flags = PORT_FUA | PORT_MAY_TRIM | PORT_FAST | PORT_REPLAY},
-	[PORT_EXTENTS] = {.known = true, .range = true},
-	[PORT_PREFETCH] = {.known = true, .range = true},
+	[PORT_EXTENTS] = {2, PORT_RANGE_MAX, PORT_EXTENTS_MAX},
+	[PORT_PREFETCH] = {2, PORT_RANGE_MAX},
+	[PORT_WRITE_SAME] = {3, PORT_RANGE_MAX, PORT_PATTERN_MAX, PORT_FUA | PORT_REPLAY},
+	[PORT_COMPARE_AND_WRITE] = {3, PORT_COMPARE_MAX, .flags = PORT_FUA},
 };
 
 #define N_OPS (sizeof(op_rules) / sizeof(op_rules[0]))
 
-void port_ring_init(struct port_ring *r, void *shm)
+void port_ring_init(struct port_ring *r, void *shm, unsigned version)
 {
-	r->shm = shm;
-	r->head = 0;
-	r->inflight = 0;
+	*r = (struct port_ring){.shm = shm, .version = version};
 }
 
 /** Returns NULL when @c is a command we can carry out, else what is wrong with it. */
 static const char *check_command(const struct port_ring *r, const struct port_cmd_image *c)
 {
+	const struct op_rule *rule;
+
 	if (c->tag >= PORT_SLOTS)
 		return "slot out of range";
 	if (r->inflight & 1ull << c->tag)
 		return "slot in flight already";
-	if (c->op >= N_OPS || !op_rules[c->op].known)
+	if (c->op >= N_OPS || !op_rules[c->op].since || op_rules[c->op].since > r->version)
 		return "unknown op";
-	if (c->flags & ~op_rules[c->op].flags)
+	rule = &op_rules[c->op];
+	if (c->flags & ~(rule->flags | (r->version >= 3 ? PORT_NOTIFY : 0)))
 		return "flag that the op does not have";
 	if (c->reserved0 || c->reserved[0] || c->reserved[1] || c->reserved[2] || c->reserved[3])
 		return "reserved field in use";
-	if (op_rules[c->op].data && (c->len == 0 || c->len > PORT_SLOT_SIZE))
-		return "data length out of range";
-	if (op_rules[c->op].range && (c->len == 0 || c->len > PORT_RANGE_MAX))
-		return "range length out of range";
-	if (!op_rules[c->op].data && !op_rules[c->op].range && (c->len || c->off))
+	if (!rule->len_max && (c->len || c->off))
 		return "range where there is none";
+	if (rule->len_max && (c->len == 0 || c->len > rule->len_max))
+		return "length out of range";
 	if (c->off > INT64_MAX || c->off + c->len > INT64_MAX)
 		return "offset out of range";
-	if (c->op == PORT_EXTENTS ? c->room == 0 || c->room > PORT_EXTENTS_MAX : c->room != 0)
+	if (c->room > rule->room_max || (rule->room_max && !c->room))
 		return "room out of range";
 	return NULL;
 }
@@ -77,6 +79,8 @@ int port_ring_take(struct port_ring *r, struct port_request *ret_req, const char
 	}
 	r->head++;
 	r->inflight |= 1ull << c.tag;
+	if (c.flags & PORT_NOTIFY)
+		r->notify |= 1ull << c.tag;
 	*ret_req = (struct port_request){
 		.tag = c.tag,
 		.op = (enum port_op)c.op,
@@ -88,20 +92,56 @@ int port_ring_take(struct port_ring *r, struct port_request *ret_req, const char
 	return 1;
 }
 
+void port_ring_matched(struct port_ring *r, uint32_t tag)
+{
+	atomic_store(&port_shm_cell(r->shm, tag)->matched, 1);
+}
+
 bool port_ring_complete(struct port_ring *r, uint32_t tag, int32_t result)
 {
 	struct port_cell *cell = port_shm_cell(r->shm, tag);
+	uint64_t bit = 1ull << tag;
+	bool notify = r->notify & bit;
+	uint32_t was;
 
 	/* Before the client can see the result, and use the slot again. */
-	r->inflight &= ~(1ull << tag);
+	r->inflight &= ~bit;
+	r->notify &= ~bit;
 	atomic_store_explicit(&cell->result, result, memory_order_relaxed);
-	return atomic_exchange_explicit(&cell->state, PORT_CELL_DONE, memory_order_acq_rel) ==
-	       PORT_CELL_WAITING;
+	was = atomic_exchange_explicit(&cell->state, PORT_CELL_DONE, memory_order_acq_rel);
+	if (notify) {
+		atomic_fetch_or(&port_shm_box(r->shm)->done, bit);
+		r->reaper = true;
+	} else if (was == PORT_CELL_WAITING) {
+		r->sleepers |= bit;
+	}
+	return port_ring_wake_due(r);
 }
 
-void port_ring_wake(struct port_ring *r, uint32_t tag)
+bool port_ring_wake_due(const struct port_ring *r)
 {
-	syscall(SYS_futex, &port_shm_cell(r->shm, tag)->state, FUTEX_WAKE, 1, NULL, NULL, 0);
+	return r->sleepers || r->reaper;
+}
+
+static void wake_futex(_Atomic uint32_t *word)
+{
+	syscall(SYS_futex, word, FUTEX_WAKE, 1, NULL, NULL, 0);
+}
+
+unsigned port_ring_wake(struct port_ring *r)
+{
+	struct port_box *box = port_shm_box(r->shm);
+	unsigned n = 0;
+
+	for (; r->sleepers; r->sleepers &= r->sleepers - 1, n++)
+		wake_futex(&port_shm_cell(r->shm, (uint32_t)__builtin_ctzll(r->sleepers))->state);
+	/* Bits of `done` were set before: as in port_ring_sleep(), with the roles changed. */
+	if (r->reaper && atomic_load(&box->reaper) && atomic_exchange(&box->reaper, 0)) {
+		wake_futex(&box->reaper);
+		n++;
+	}
+	r->reaper = false;
+	return n;
 }
 
 bool port_ring_ready(const struct port_ring *r)

@@ -63,6 +63,7 @@ struct port_session {
 	struct reactor_msg start_msg;
 	bool rx_armed, bell_armed, watching;
 	struct port_ring ring;
+	unsigned version; /* of the protocol; from READY on */
 	uint64_t put_off; /* bit i: the command of slot i waits for the end of the grace period */
 	struct port_io *ios; /* PORT_SLOTS, mapped: pages come with use */
 	unsigned read_flags; /* enum lun_io_flags, of every READ */
@@ -70,7 +71,6 @@ struct port_session {
 	struct reactor_poller poller; /* on while the client need not ring */
 	unsigned idle_turns;	      /* how often it has found nothing in a row */
 	struct reactor_task wake_task;
-	uint64_t to_wake;	   /* bit i: slot i is done and its waiter sleeps */
 	struct reactor_timer tick; /* armed while there may be something to give back */
 	uint64_t ops_at_tick;
 	_Alignas(8) char rx[RX_SIZE];
@@ -126,12 +126,10 @@ static_assert((int)PORT_EXTENT_ZERO == (int)BLOCK_EXTENT_ZERO, "same bits");
 
 static void complete(struct port_session *p, uint32_t tag, int32_t result)
 {
-	if (result < 0)
+	if (result < 0 && result != -EILSEQ)
 		metric_add(&p->errors, 1);
-	if (port_ring_complete(&p->ring, tag, result)) {
-		p->to_wake |= 1ull << tag;
+	if (port_ring_complete(&p->ring, tag, result))
 		reactor_defer(p->reactor, &p->wake_task);
-	}
 }
 
 /**
@@ -142,10 +140,7 @@ static void wake_waiters(struct reactor_task *t)
 {
 	struct port_session *p = container_of(t, struct port_session, wake_task);
 
-	for (; p->to_wake; p->to_wake &= p->to_wake - 1) {
-		metric_add(&p->wakeups, 1);
-		port_ring_wake(&p->ring, (uint32_t)__builtin_ctzll(p->to_wake));
-	}
+	metric_add(&p->wakeups, port_ring_wake(&p->ring));
 	session_try_free(p);
 }
 
@@ -163,7 +158,17 @@ static void io_settled(struct lun_io *io)
 			result = put_extents(pio->session, pio);
 		free(io->extents);
 	}
+	if (pio->req.op == PORT_COMPARE_AND_WRITE && result == -EILSEQ)
+		memcpy(pio->iov.iov_base, &io->miscompare_off, sizeof(io->miscompare_off));
 	complete(pio->session, pio->req.tag, result);
+}
+
+/** Nobody has the range until the write is done: should we die first, the client writes again. */
+static void io_matched(struct lun_io *io)
+{
+	struct port_io *pio = container_of(io, struct port_io, io);
+
+	port_ring_matched(&pio->session->ring, pio->req.tag);
 }
 
 static void io_done(struct lun_io *io)
@@ -175,23 +180,26 @@ static void io_done(struct lun_io *io)
 }
 
 static const enum lun_op lun_ops[] = {
-	[PORT_READ] = LUN_READ,		[PORT_WRITE] = LUN_WRITE, [PORT_FLUSH] = LUN_FLUSH,
-	[PORT_TRIM] = LUN_UNMAP,	[PORT_ZERO] = LUN_ZERO,	  [PORT_EXTENTS] = LUN_STATUS,
+	[PORT_READ] = LUN_READ,
+	[PORT_WRITE] = LUN_WRITE,
+	[PORT_FLUSH] = LUN_FLUSH,
+	[PORT_TRIM] = LUN_UNMAP,
+	[PORT_ZERO] = LUN_ZERO,
+	[PORT_EXTENTS] = LUN_STATUS,
 	[PORT_PREFETCH] = LUN_PREFETCH,
+	[PORT_WRITE_SAME] = LUN_WRITE_SAME,
+	[PORT_COMPARE_AND_WRITE] = LUN_COMPARE_AND_WRITE,
 };
-
-static bool changes(enum port_op op)
-{
-	return op == PORT_WRITE || op == PORT_TRIM || op == PORT_ZERO;
-}
 
 static void start(struct port_session *p, const struct port_request *req)
 {
 	struct port_io *pio = &p->ios[req->tag];
 	struct lun_io *io = &pio->io;
+	bool changes = port_op_changes(req->op);
+	uint64_t data = port_data_len(req->op, req->len, req->room);
 
 	metric_add(&p->ops, 1);
-	if (p->read_only && changes(req->op)) {
+	if (p->read_only && changes) {
 		complete(p, req->tag, -EROFS);
 		return;
 	}
@@ -203,7 +211,7 @@ static void start(struct port_session *p, const struct port_request *req)
 	 * The client can write its data area whenever it likes. And nobody is to read a change that
 	 * is not answered yet: it may land again (docs/port.md).
 	 */
-	io->flags = LUN_IO_UNSTABLE | (changes(req->op) ? LUN_IO_ATOMIC : 0) |
+	io->flags = LUN_IO_UNSTABLE | (changes ? LUN_IO_ATOMIC : 0) |
 		    (req->flags & PORT_FUA ? LUN_IO_FUA : 0) |
 		    (req->flags & PORT_MAY_TRIM ? LUN_IO_MAY_UNMAP : 0) |
 		    (req->flags & PORT_FAST ? LUN_IO_FAST : 0);
@@ -211,15 +219,18 @@ static void start(struct port_session *p, const struct port_request *req)
 	io->len = req->len;
 	io->reg_index = -1;
 	io->reactor = p->reactor;
+	io->matched = io_matched;
 	io->settled = io_settled;
 	io->done = io_done;
-	if (req->op == PORT_READ || req->op == PORT_WRITE) {
+	if (data) {
 		pio->iov.iov_base = port_shm_data(p->ring.shm, req->tag);
-		pio->iov.iov_len = req->len;
+		pio->iov.iov_len = data;
 		io->iov = &pio->iov;
 		io->niov = 1;
 		if (req->op == PORT_READ)
 			io->flags |= p->read_flags;
+		if (req->op == PORT_WRITE_SAME)
+			io->pattern_len = req->room;
 		metric_add(req->op == PORT_READ ? &p->bytes_read : &p->bytes_written, req->len);
 	} else if (req->op == PORT_EXTENTS) {
 		io->n_extents = req->room;
@@ -409,7 +420,8 @@ static void on_hello(struct port_session *p, const struct port_msg_hello *m)
 		violate(p, "second HELLO");
 		return;
 	}
-	if (m->version_min > PORT_VERSION || m->version_max < PORT_VERSION) {
+	p->version = m->version_max < PORT_VERSION ? m->version_max : PORT_VERSION;
+	if (p->version < m->version_min || p->version < PORT_VERSION_MIN) {
 		refuse(p, -EPROTONOSUPPORT, "no common version of the port");
 		return;
 	}
@@ -418,7 +430,7 @@ static void on_hello(struct port_session *p, const struct port_msg_hello *m)
 	mutex_unlock(&p->server->lock);
 	p->state = READY;
 	port_msg_init(&a, PORT_MSG_HELLO, sizeof(a));
-	a.version_min = a.version_max = PORT_VERSION;
+	a.version_min = a.version_max = p->version;
 	strncpy(a.name, "ebb", sizeof(a.name) - 1);
 	answer(p, &a, NULL, 0);
 }
@@ -490,7 +502,7 @@ static int make_shm(struct port_session *p)
 	}
 	p->ios = ios;
 	p->bell = take_fd(bell);
-	port_ring_init(&p->ring, shm);
+	port_ring_init(&p->ring, shm, p->version);
 	mutex_lock(&p->server->lock);
 	p->memfd = take_fd(memfd);
 	mutex_unlock(&p->server->lock);
@@ -665,7 +677,7 @@ static void release_done(struct worker_job *j)
 /** Lets go of a session that is closing once nothing can call it back. */
 static void session_try_free(struct port_session *p)
 {
-	if (p->state != CLOSING || p->rx_armed || p->bell_armed || p->to_wake ||
+	if (p->state != CLOSING || p->rx_armed || p->bell_armed || port_ring_wake_due(&p->ring) ||
 	    atomic_load(&p->inflight))
 		return;
 	mutex_lock(&p->server->lock);

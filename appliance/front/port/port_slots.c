@@ -17,8 +17,7 @@ void port_slots_destroy(struct port_slots *s)
 	mutex_destroy(&s->lock);
 }
 
-/** Returns the lowest free slot, taken, or -1. */
-static int take_lowest(struct port_slots *s)
+int port_slots_try_lowest(struct port_slots *s)
 {
 	uint64_t free = atomic_load(&s->free);
 
@@ -33,14 +32,14 @@ static int take_lowest(struct port_slots *s)
 
 uint32_t port_slots_take(struct port_slots *s)
 {
-	int tag = take_lowest(s);
+	int tag = port_slots_try_lowest(s);
 
 	if (tag >= 0)
 		return (uint32_t)tag;
 	mutex_scope(&s->lock);
 	/* Who frees a slot looks at `waiters` afterwards, we look for a slot after counting. */
 	atomic_fetch_add(&s->waiters, 1);
-	while ((tag = take_lowest(s)) < 0)
+	while ((tag = port_slots_try_lowest(s)) < 0)
 		mutex_wait(&s->lock, &s->freed);
 	atomic_fetch_sub(&s->waiters, 1);
 	return (uint32_t)tag;

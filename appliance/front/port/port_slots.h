@@ -33,6 +33,8 @@ void port_slots_init(struct port_slots *s);
 void port_slots_destroy(struct port_slots *s);
 /** Takes the lowest free slot; waits for one when all are taken. Returns its number. */
 uint32_t port_slots_take(struct port_slots *s);
+/** Takes the lowest free slot. Returns its number, or -1 when all are taken. */
+int port_slots_try_lowest(struct port_slots *s);
 /** Takes slot @tag if it is free. */
 bool port_slots_try(struct port_slots *s, uint32_t tag);
 /** Takes all slots if all are free. */

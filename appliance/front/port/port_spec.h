@@ -20,7 +20,7 @@
  * 2. The memfd, PORT_SHM_SIZE bytes, sealed against any change of its size:
  *
  *	0	  +---------------------------+
- *		  | mailbox: struct port_box  |	tail, doorbell flag, on cache lines of their own
+ *		  | mailbox: struct port_box  |	tail, doorbell flag, what is done, each on a line
  *	4096	  +---------------------------+
  *		  | submission ring:          |	PORT_RING commands, written by the client
  *		  | struct port_cmd [128]     |
@@ -38,15 +38,20 @@
  * 3. The ring has one consumer. Its head is the daemon's own affair and is not shared: a slot holds
  *    at most one command that is not completed, there are more entries than slots, so the ring
  *    cannot overflow as long as the client keeps to that.
+ *
+ * 4. Version 3 added what is marked so below: ops, PORT_NOTIFY, fields that were padding. HELLO
+ *    settles on the highest version that both speak, and a client of version 2 finds version 2.
  */
 #pragma once
 
 #include <assert.h>
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <stdint.h>
 
-#define PORT_VERSION 2u
-#define PORT_MAGIC   0x42624574u
+#define PORT_VERSION	 3u
+#define PORT_VERSION_MIN 2u
+#define PORT_MAGIC	 0x42624574u
 
 #define PORT_SLOTS     64u
 #define PORT_RING      128u /* entries; a power of two, more than PORT_SLOTS */
@@ -61,7 +66,7 @@
 
 /* --- shared memory --- */
 
-/** The mailbox. The client writes tail; both change `sleeping`. */
+/** The mailbox. The client writes tail; both change the others. */
 struct port_box {
 	_Atomic uint32_t tail; /* commands ever submitted, modulo 2^32 */
 	uint8_t pad0[60];
@@ -73,8 +78,19 @@ struct port_box {
 	 */
 	_Atomic uint32_t sleeping;
 	uint8_t pad1[60];
+	/*
+	 * Version 3. Bit i: the command of slot i, sent with PORT_NOTIFY, is done, and its cell
+	 * says so. The daemon sets bits, the client takes them all at once.
+	 */
+	_Atomic uint64_t done;
+	/*
+	 * Version 3; a futex. 1: who takes `done` sleeps, or is about to. He sets it and looks at
+	 * `done` once more; the daemon sets bits, looks, clears it and wakes: as with `sleeping`.
+	 */
+	_Atomic uint32_t reaper;
+	uint8_t pad2[52];
 };
-static_assert(sizeof(struct port_box) == 128, "layout");
+static_assert(sizeof(struct port_box) == 192, "layout");
 
 enum port_op {
 	PORT_READ = 1,
@@ -84,17 +100,29 @@ enum port_op {
 	PORT_ZERO = 5,
 	PORT_EXTENTS = 6, /* reply: struct port_extent_wire[] in the slot, result: their number */
 	PORT_PREFETCH = 7,
+	/* Version 3: */
+	PORT_WRITE_SAME = 8, /* `room` bytes at the start of the slot, repeated over the range */
+	/*
+	 * The slot holds 2 * len bytes: what is compared, then what is written. -EILSEQ: it
+	 * differs, and the slot starts with the offset (uint64_t) of the first byte that does.
+	 */
+	PORT_COMPARE_AND_WRITE = 9,
 };
 
 enum port_flags {
-	PORT_FUA = 1 << 0,	/* WRITE, TRIM, ZERO */
+	PORT_FUA = 1 << 0,	/* what changes */
 	PORT_MAY_TRIM = 1 << 1, /* ZERO */
 	PORT_FAST = 1 << 2,	/* ZERO: -EOPNOTSUPP rather than slow */
-	/* WRITE, TRIM, ZERO: sent before, on a link that was lost; nobody knows what came of it */
+	/*
+	 * WRITE, TRIM, ZERO, WRITE_SAME: sent before, on a link that was lost; nobody knows what
+	 * came of it
+	 */
 	PORT_REPLAY = 1 << 3,
+	/* Version 3. Its end is told in port_box.done; nobody sleeps on the cell. */
+	PORT_NOTIFY = 1 << 4,
 };
 
-/** A command. Its data, len bytes for READ and WRITE, lie at the start of slot `tag`. */
+/** A command. Its data lie at the start of slot `tag`. */
 struct port_cmd {
 	_Atomic uint64_t word[8];
 };
@@ -106,7 +134,7 @@ struct port_cmd_image {
 	uint32_t tag; /* 0 .. PORT_SLOTS - 1 */
 	uint16_t op, flags;
 	uint64_t off, len;    /* bytes */
-	uint32_t room;	      /* EXTENTS: how many may be returned; else 0 */
+	uint32_t room;	      /* EXTENTS: how many may be returned; WRITE_SAME: bytes; else 0 */
 	uint32_t reserved0;   /* 0 */
 	uint64_t reserved[4]; /* 0 */
 };
@@ -123,7 +151,13 @@ enum port_cell_state {
 struct port_cell {
 	_Atomic uint32_t state; /* the futex; shared, so not FUTEX_PRIVATE */
 	_Atomic int32_t result; /* 0, a count, or -errno */
-	uint8_t pad[56];
+	/*
+	 * Version 3. COMPARE_AND_WRITE: 0 when it is submitted; the daemon sets 1 when all has
+	 * compared equal, before it writes. Unanswered, it has changed nothing at 0, and is a write
+	 * at 1.
+	 */
+	_Atomic uint32_t matched;
+	uint8_t pad[52];
 };
 static_assert(sizeof(struct port_cell) == 64, "layout");
 static_assert(PORT_CELLS_OFF + PORT_SLOTS * sizeof(struct port_cell) <= PORT_META_SIZE, "layout");
@@ -138,8 +172,33 @@ struct port_extent_wire {
 	uint64_t flags; /* PORT_EXTENT_* */
 };
 #define PORT_EXTENTS_MAX 2048u	      /* of one command */
-#define PORT_RANGE_MAX	 (4ull << 30) /* bytes; of a command that carries no data */
+#define PORT_RANGE_MAX	 (4ull << 30) /* bytes; of a command that carries no data, or a pattern */
+#define PORT_PATTERN_MAX (64u << 10)  /* bytes; of WRITE_SAME */
+#define PORT_COMPARE_MAX (PORT_SLOT_SIZE / 2) /* bytes; of COMPARE_AND_WRITE */
 static_assert(PORT_EXTENTS_MAX * sizeof(struct port_extent_wire) <= PORT_SLOT_SIZE, "layout");
+
+/** Whether @op changes the LUN. */
+static inline bool port_op_changes(unsigned op)
+{
+	return op == PORT_WRITE || op == PORT_TRIM || op == PORT_ZERO || op == PORT_WRITE_SAME ||
+	       op == PORT_COMPARE_AND_WRITE;
+}
+
+/** How many bytes at the start of its slot are a command's data, whichever way they go. */
+static inline uint64_t port_data_len(unsigned op, uint64_t len, uint32_t room)
+{
+	switch (op) {
+	case PORT_READ:
+	case PORT_WRITE:
+		return len;
+	case PORT_WRITE_SAME:
+		return room;
+	case PORT_COMPARE_AND_WRITE:
+		return 2 * len;
+	default:
+		return 0;
+	}
+}
 
 /** One load a word: whatever is decided about the image stays true of it. */
 static inline void port_cmd_load(struct port_cmd_image *ret_image, const struct port_cmd *cmd)

@@ -147,20 +147,59 @@ static void a_read_only_lun_takes_no_write(void **state)
 	lun_unref(lun);
 }
 
+/* Of a fake store that is compared and written: how often, and what it had been asked by then. */
+static struct fake *matched_on;
+static int matches, writes_at_match;
+
+static void on_match(struct lun_io *io)
+{
+	matches++;
+	writes_at_match = matched_on->calls[BLOCK_WRITE];
+}
+
+static void what_compares_equal_is_told_before_it_is_written(void **state)
+{
+	uint8_t buf[1024] = {0};
+	struct iovec v = {buf, sizeof(buf)};
+	struct lun_io io = {.op = LUN_COMPARE_AND_WRITE,
+			    .len = 512,
+			    .iov = &v,
+			    .niov = 1,
+			    .reg_index = -1,
+			    .matched = on_match};
+	struct lun *lun;
+
+	matched_on = make_fake(&lun, false);
+	matches = 0;
+	for (int way = WAY_SYNC; way <= WAY_ASYNC; way++) {
+		assert_int_equal(do_io(lun, &io, (enum way)way), 0);
+		assert_int_equal(matches, way + 1);
+		assert_int_equal(writes_at_match, way);
+		assert_int_equal(matched_on->calls[BLOCK_WRITE], way + 1);
+	}
+	lun_unref(lun);
+}
+
 static void a_failed_compare_does_not_write(void **state)
 {
 	uint8_t buf[1024];
 	struct iovec v = {buf, sizeof(buf)};
-	struct lun_io io = {
-		.op = LUN_COMPARE_AND_WRITE, .len = 512, .iov = &v, .niov = 1, .reg_index = -1};
+	struct lun_io io = {.op = LUN_COMPARE_AND_WRITE,
+			    .len = 512,
+			    .iov = &v,
+			    .niov = 1,
+			    .reg_index = -1,
+			    .matched = on_match};
 	struct lun *lun;
 	struct fake *f = make_fake(&lun, false);
 
 	memset(buf, 9, sizeof(buf));
+	matches = 0;
 	for (int way = WAY_SYNC; way <= WAY_ASYNC; way++) {
 		assert_int_equal(do_io(lun, &io, (enum way)way), -EILSEQ);
 		assert_int_equal(io.miscompare_off, 0);
 	}
+	assert_int_equal(matches, 0);
 	assert_int_equal(f->calls[BLOCK_WRITE], 0);
 	assert_int_equal(metric_read(&lun_counters(lun)->errors[LUN_CLASS_WRITE]), 0);
 	lun_unref(lun);
@@ -424,6 +463,7 @@ int main(void)
 		cmocka_unit_test(every_errno_reaches_the_caller),
 		cmocka_unit_test(fua_reaches_every_write_of_the_store),
 		cmocka_unit_test(a_read_only_lun_takes_no_write),
+		cmocka_unit_test(what_compares_equal_is_told_before_it_is_written),
 		cmocka_unit_test(a_failed_compare_does_not_write),
 		cmocka_unit_test(malformed_ops_are_refused),
 		cmocka_unit_test(an_overlapping_write_waits_for_the_first),

@@ -4,6 +4,7 @@
  * is lost, what it does not, and how long it keeps its claim (the test's claim is a pipe: its other
  * end tells when the last copy is closed).
  */
+#include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/futex.h>
@@ -97,19 +98,28 @@ static void say_attached(struct daemon_life *d)
 		close(fds[i]);
 }
 
+/** Accepts the client and says which version is spoken. */
+static int greet(unsigned version)
+{
+	struct port_msg_hello m;
+	int sock;
+
+	wait_readable(listener);
+	sock = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
+	assert_true(sock >= 0);
+	hear(sock, PORT_MSG_HELLO);
+	port_msg_init(&m, PORT_MSG_HELLO, sizeof(m));
+	m.version_min = m.version_max = version;
+	assert_int_equal(port_socket_send(sock, &m, sizeof(m), NULL, 0, 0), 0);
+	return sock;
+}
+
 /** Accepts the client and attaches it. */
 static struct daemon_life begin_life(void)
 {
 	struct daemon_life d = {.head = 0};
-	struct port_msg_hello m;
 
-	wait_readable(listener);
-	d.sock = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
-	assert_true(d.sock >= 0);
-	hear(d.sock, PORT_MSG_HELLO);
-	port_msg_init(&m, PORT_MSG_HELLO, sizeof(m));
-	m.version_min = m.version_max = PORT_VERSION;
-	assert_int_equal(port_socket_send(d.sock, &m, sizeof(m), NULL, 0, 0), 0);
+	d.sock = greet(PORT_VERSION);
 	hear(d.sock, PORT_MSG_ATTACH);
 	say_attached(&d);
 	return d;
@@ -165,25 +175,38 @@ static bool is_claimed(struct daemon_life *d, int ms)
 	return poll(&p, 1, ms) == 0;
 }
 
+static struct port_client_options client_options; /* of the next client */
+
 static void *open_main(void *arg)
 {
-	struct port_client_options opt = {.socket = socket_path, .lun = "disk", .name = "test"};
 	struct port_client *c;
 
-	return port_client_open(&opt, &c, NULL) ? NULL : c;
+	return port_client_open(&client_options, &c, NULL) ? NULL : c;
+}
+
+static void begin_open(pthread_t *ret_thread, bool async)
+{
+	client_options = (struct port_client_options){
+		.socket = socket_path, .lun = "disk", .name = "test", .async = async};
+	assert_int_equal(pthread_create(ret_thread, NULL, open_main, NULL), 0);
+}
+
+static struct port_client *open_with(struct daemon_life *ret_life, bool async)
+{
+	pthread_t t;
+	void *c;
+
+	begin_open(&t, async);
+	*ret_life = begin_life();
+	pthread_join(t, &c);
+	assert_non_null(c);
+	return c;
 }
 
 /** A client, and the daemon's first life. */
 static struct port_client *open_client(struct daemon_life *ret_life)
 {
-	pthread_t t;
-	void *c;
-
-	assert_int_equal(pthread_create(&t, NULL, open_main, NULL), 0);
-	*ret_life = begin_life();
-	pthread_join(t, &c);
-	assert_non_null(c);
-	return c;
+	return open_with(ret_life, false);
 }
 
 static void *request_main(void *arg)
@@ -340,19 +363,13 @@ static void the_claim_goes_when_the_lun_is_not_there(void **state)
 	struct daemon_life d;
 	struct port_client *c = open_client(&d);
 	struct port_msg_error no;
-	struct port_msg_hello m;
 	struct request q;
 	int sock;
 
 	begin(&q, c, PORT_WRITE);
 	take(&d);
 	end_life(&d);
-	wait_readable(listener);
-	sock = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
-	hear(sock, PORT_MSG_HELLO);
-	port_msg_init(&m, PORT_MSG_HELLO, sizeof(m));
-	m.version_min = m.version_max = PORT_VERSION;
-	assert_int_equal(port_socket_send(sock, &m, sizeof(m), NULL, 0, 0), 0);
+	sock = greet(PORT_VERSION);
 	hear(sock, PORT_MSG_ATTACH);
 	assert_true(is_claimed(&d, QUIET_MS));
 	port_msg_init(&no, PORT_MSG_ERROR, sizeof(no));
@@ -371,6 +388,304 @@ static void the_claim_goes_when_the_lun_is_not_there(void **state)
 	forget(&d);
 }
 
+/* --- requests that are submitted --- */
+
+struct submitted {
+	struct port_async io;
+	struct iovec iov;
+	char data[1024];
+	pthread_mutex_t lock;
+	pthread_cond_t ended;
+	bool has_ended;
+	int result;
+};
+
+static void submitted_done(struct port_async *io, int result)
+{
+	struct submitted *s = container_of(io, struct submitted, io);
+
+	pthread_mutex_lock(&s->lock);
+	assert(!s->has_ended);
+	s->has_ended = true;
+	s->result = result;
+	pthread_cond_signal(&s->ended);
+	pthread_mutex_unlock(&s->lock);
+}
+
+static void submit(struct submitted *s, struct port_client *c, enum port_op op)
+{
+	*s = (struct submitted){.lock = PTHREAD_MUTEX_INITIALIZER,
+				.ended = PTHREAD_COND_INITIALIZER};
+	s->iov = (struct iovec){s->data, sizeof(s->data)};
+	memset(s->data, 'o', 512);
+	memset(s->data + 512, 'n', 512);
+	s->io = (struct port_async){.op = op,
+				    .len = op == PORT_FLUSH ? 0 : 512,
+				    .pattern_len = 512,
+				    .iov = &s->iov,
+				    .niov = 1,
+				    .done = submitted_done};
+	port_client_submit(c, &s->io);
+}
+
+static int outcome(struct submitted *s)
+{
+	pthread_mutex_lock(&s->lock);
+	while (!s->has_ended)
+		pthread_cond_wait(&s->ended, &s->lock);
+	pthread_mutex_unlock(&s->lock);
+	return s->result;
+}
+
+/** Answers in the cell alone, as a daemon that dies before it can tell. */
+static void answer_untold(struct daemon_life *d, uint32_t tag, int result)
+{
+	struct port_cell *cell = port_shm_cell(d->shm, tag);
+
+	atomic_store(&cell->result, result);
+	atomic_store(&cell->state, PORT_CELL_DONE);
+}
+
+static void tell(struct daemon_life *d, uint64_t tags)
+{
+	struct port_box *box = port_shm_box(d->shm);
+
+	atomic_fetch_or(&box->done, tags);
+	if (atomic_exchange(&box->reaper, 0))
+		syscall(SYS_futex, &box->reaper, FUTEX_WAKE, 1, NULL, NULL, 0);
+}
+
+static void answer_told(struct daemon_life *d, uint32_t tag, int result)
+{
+	answer_untold(d, tag, result);
+	tell(d, 1ull << tag);
+}
+
+static void what_is_submitted_is_told_by_a_bit(void **state)
+{
+	struct daemon_life d;
+	struct port_client *c = open_with(&d, true);
+	struct submitted r, f;
+	struct port_cmd_image cmd;
+
+	submit(&r, c, PORT_READ);
+	submit(&f, c, PORT_FLUSH);
+	cmd = take(&d);
+	assert_int_equal(cmd.op, PORT_READ);
+	assert_int_equal(cmd.flags, PORT_NOTIFY);
+	assert_int_equal(cmd.len, 512);
+	memset(port_shm_data(d.shm, cmd.tag), 'r', 512);
+	answer_told(&d, cmd.tag, 0);
+	assert_int_equal(outcome(&r), 0);
+	assert_int_equal(r.data[0], 'r');
+	assert_int_equal(r.data[511], 'r');
+	assert_int_equal(r.data[512], 'n');
+	answer_told(&d, take(&d).tag, -EIO);
+	assert_int_equal(outcome(&f), -EIO);
+	port_client_close(c);
+	end_life(&d);
+	forget(&d);
+}
+
+static void more_than_there_are_slots_wait_their_turn(void **state)
+{
+	enum { N = 2 * PORT_SLOTS + 5 };
+	struct daemon_life d;
+	struct port_client *c = open_with(&d, true);
+	struct submitted *s = calloc(N, sizeof(*s));
+
+	for (unsigned i = 0; i < N; i++)
+		submit(&s[i], c, PORT_WRITE);
+	assert_int_equal(atomic_load(&port_shm_box(d.shm)->tail), PORT_SLOTS);
+	for (unsigned i = 0; i < N; i++)
+		answer_told(&d, take(&d).tag, 0);
+	for (unsigned i = 0; i < N; i++)
+		assert_int_equal(outcome(&s[i]), 0);
+	free(s);
+	port_client_close(c);
+	end_life(&d);
+	forget(&d);
+}
+
+static void a_long_one_goes_in_pieces(void **state)
+{
+	static char data[PORT_SLOT_SIZE + 512];
+	struct daemon_life d;
+	struct port_client *c = open_with(&d, true);
+	struct iovec iov[2] = {{data, 100}, {data + 100, sizeof(data) - 100}};
+	struct submitted s = {.lock = PTHREAD_MUTEX_INITIALIZER,
+			      .ended = PTHREAD_COND_INITIALIZER,
+			      .io = {.op = PORT_WRITE,
+				     .off = 4096,
+				     .len = sizeof(data),
+				     .iov = iov,
+				     .niov = 2,
+				     .done = submitted_done}};
+	struct port_cmd_image cmd;
+
+	memset(data, 'a', PORT_SLOT_SIZE);
+	memset(data + PORT_SLOT_SIZE, 'b', 512);
+	port_client_submit(c, &s.io);
+	cmd = take(&d);
+	assert_int_equal(cmd.off, 4096);
+	assert_int_equal(cmd.len, PORT_SLOT_SIZE);
+	assert_memory_equal(port_shm_data(d.shm, cmd.tag), data, PORT_SLOT_SIZE);
+	answer_told(&d, cmd.tag, 0);
+	cmd = take(&d);
+	assert_int_equal(cmd.off, 4096 + PORT_SLOT_SIZE);
+	assert_int_equal(cmd.len, 512);
+	assert_memory_equal(port_shm_data(d.shm, cmd.tag), data + PORT_SLOT_SIZE, 512);
+	answer_told(&d, cmd.tag, 0);
+	assert_int_equal(outcome(&s), 0);
+	port_client_close(c);
+	end_life(&d);
+	forget(&d);
+}
+
+static void a_submitted_change_is_replayed_unless_it_was_answered(void **state)
+{
+	struct daemon_life d, next;
+	struct port_client *c = open_with(&d, true);
+	struct submitted w, z, r;
+	unsigned ops = 0;
+	uint64_t tags = 0;
+
+	submit(&z, c, PORT_WRITE_SAME);
+	answer_untold(&d, take(&d).tag, -ENOSPC);
+	submit(&w, c, PORT_WRITE);
+	submit(&r, c, PORT_READ);
+	take(&d);
+	take(&d);
+	end_life(&d);
+	assert_int_equal(outcome(&z), -ENOSPC);
+	next = begin_life();
+	for (int i = 0; i < 2; i++) { /* in whichever order */
+		struct port_cmd_image cmd = take(&next);
+
+		assert_int_equal(cmd.flags & PORT_REPLAY, cmd.op == PORT_WRITE ? PORT_REPLAY : 0);
+		ops |= 1u << cmd.op;
+		tags |= 1ull << cmd.tag;
+		answer_untold(&next, cmd.tag, 0);
+	}
+	assert_int_equal(ops, 1u << PORT_WRITE | 1u << PORT_READ);
+	assert_true(is_claimed(&d, QUIET_MS));
+	tell(&next, tags);
+	assert_int_equal(outcome(&w), 0);
+	assert_int_equal(outcome(&r), 0);
+	assert_false(is_claimed(&d, LONG_MS));
+	port_client_close(c);
+	end_life(&next);
+	forget(&d);
+	forget(&next);
+}
+
+static void what_had_not_compared_is_compared_anew(void **state)
+{
+	struct daemon_life d, next;
+	struct port_client *c = open_with(&d, true);
+	struct port_cmd_image cmd;
+	struct submitted s;
+
+	submit(&s, c, PORT_COMPARE_AND_WRITE);
+	cmd = take(&d);
+	assert_memory_equal(port_shm_data(d.shm, cmd.tag), s.data, 1024);
+	end_life(&d);
+	assert_false(is_claimed(&d, LONG_MS)); /* it has changed nothing */
+	next = begin_life();
+	cmd = take(&next);
+	assert_int_equal(cmd.op, PORT_COMPARE_AND_WRITE);
+	assert_int_equal(cmd.flags, PORT_NOTIFY);
+	assert_memory_equal(port_shm_data(next.shm, cmd.tag), s.data, 1024);
+	*(uint64_t *)port_shm_data(next.shm, cmd.tag) = 77;
+	answer_told(&next, cmd.tag, -EILSEQ);
+	assert_int_equal(outcome(&s), -EILSEQ);
+	assert_int_equal(s.io.miscompare_off, 77);
+	port_client_close(c);
+	end_life(&next);
+	forget(&d);
+	forget(&next);
+}
+
+static void what_had_compared_equal_is_written_again(void **state)
+{
+	struct daemon_life d, next;
+	struct port_client *c = open_with(&d, true);
+	struct port_cmd_image cmd;
+	struct submitted s;
+
+	submit(&s, c, PORT_COMPARE_AND_WRITE);
+	cmd = take(&d);
+	atomic_store(&port_shm_cell(d.shm, cmd.tag)->matched, 1);
+	end_life(&d);
+	next = begin_life();
+	cmd = take(&next);
+	assert_int_equal(cmd.op, PORT_WRITE);
+	assert_int_equal(cmd.flags, PORT_NOTIFY | PORT_REPLAY);
+	assert_int_equal(cmd.len, 512);
+	assert_memory_equal(port_shm_data(next.shm, cmd.tag), s.data + 512, 512);
+	assert_true(is_claimed(&d, QUIET_MS));
+	answer_told(&next, cmd.tag, 0);
+	assert_int_equal(outcome(&s), 0);
+	assert_false(is_claimed(&d, LONG_MS));
+	port_client_close(c);
+	end_life(&next);
+	forget(&d);
+	forget(&next);
+}
+
+static void a_bit_without_an_answer_costs_the_link(void **state)
+{
+	struct daemon_life d, next;
+	struct port_client *c = open_with(&d, true);
+	struct port_cmd_image cmd;
+	struct submitted s;
+
+	tell(&d, UINT64_MAX); /* nothing is in flight: nobody minds */
+	submit(&s, c, PORT_READ);
+	cmd = take(&d);
+	tell(&d, 1ull << cmd.tag);
+	next = begin_life();
+	answer_told(&next, take(&next).tag, 0);
+	assert_int_equal(outcome(&s), 0);
+	port_client_close(c);
+	end_life(&d);
+	end_life(&next);
+	forget(&d);
+	forget(&next);
+}
+
+static void all_that_is_submitted_fails_when_the_lun_is_gone(void **state)
+{
+	struct daemon_life d;
+	struct port_client *c = open_with(&d, true);
+	struct port_msg_gone gone;
+	struct submitted before, after;
+
+	submit(&before, c, PORT_WRITE);
+	take(&d);
+	port_msg_init(&gone, PORT_MSG_GONE, sizeof(gone));
+	assert_int_equal(port_socket_send(d.sock, &gone, sizeof(gone), NULL, 0, 0), 0);
+	assert_int_equal(outcome(&before), -ESHUTDOWN);
+	submit(&after, c, PORT_READ);
+	assert_int_equal(outcome(&after), -ESHUTDOWN);
+	port_client_close(c);
+	end_life(&d);
+	forget(&d);
+}
+
+static void a_daemon_that_cannot_tell_is_refused(void **state)
+{
+	pthread_t t;
+	void *c;
+	int sock;
+
+	begin_open(&t, true);
+	sock = greet(2);
+	pthread_join(t, &c);
+	assert_null(c);
+	close(sock);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -380,6 +695,15 @@ int main(void)
 		T(what_changes_nothing_is_just_asked_again),
 		T(the_oldest_claim_is_kept_over_several_deaths),
 		T(the_claim_goes_when_the_lun_is_not_there),
+		T(what_is_submitted_is_told_by_a_bit),
+		T(more_than_there_are_slots_wait_their_turn),
+		T(a_long_one_goes_in_pieces),
+		T(a_submitted_change_is_replayed_unless_it_was_answered),
+		T(what_had_not_compared_is_compared_anew),
+		T(what_had_compared_equal_is_written_again),
+		T(a_bit_without_an_answer_costs_the_link),
+		T(all_that_is_submitted_fails_when_the_lun_is_gone),
+		T(a_daemon_that_cannot_tell_is_refused),
 	};
 
 	return cmocka_run_group_tests_name("port client", tests, NULL, NULL);

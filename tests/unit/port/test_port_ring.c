@@ -22,7 +22,7 @@ static int setup(void **state)
 	f.shm = mmap(NULL, PORT_META_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1,
 		     0);
 	assert_ptr_not_equal(f.shm, MAP_FAILED);
-	port_ring_init(&f.ring, f.shm);
+	port_ring_init(&f.ring, f.shm, PORT_VERSION);
 	*state = &f;
 	return 0;
 }
@@ -106,10 +106,74 @@ static void only_a_waiter_that_sleeps_is_woken(void **state)
 	assert_int_equal(take(f, &req), 1);
 	atomic_store(&port_shm_cell(f->shm, 5)->state, PORT_CELL_WAITING);
 	assert_true(port_ring_complete(&f->ring, 5, 0));
+	assert_int_equal(port_ring_wake(&f->ring), 1);
+	assert_false(port_ring_wake_due(&f->ring));
+	assert_int_equal(port_ring_wake(&f->ring), 0);
 	submit(f, &good_read);
 	assert_int_equal(take(f, &req), 1);
 	atomic_store(&port_shm_cell(f->shm, 5)->state, PORT_CELL_BUSY);
 	assert_false(port_ring_complete(&f->ring, 5, 0));
+}
+
+static void the_reaper_is_told_by_bits_and_woken_once(void **state)
+{
+	struct fixture *f = *state;
+	struct port_box *box = port_shm_box(f->shm);
+	struct port_request req;
+
+	for (int asleep = 0; asleep < 2; asleep++) {
+		for (uint32_t tag = 3; tag < 6; tag++) {
+			struct port_cmd_image c = good_read;
+
+			c.tag = tag;
+			c.flags = PORT_NOTIFY;
+			submit(f, &c);
+			assert_int_equal(take(f, &req), 1);
+		}
+		atomic_store(&box->reaper, (uint32_t)asleep);
+		for (uint32_t tag = 3; tag < 6; tag++) {
+			assert_true(port_ring_complete(&f->ring, tag, 0));
+			assert_int_equal(atomic_load(&port_shm_cell(f->shm, tag)->state),
+					 PORT_CELL_DONE);
+		}
+		assert_int_equal(atomic_exchange(&box->done, 0), 7u << 3);
+		assert_int_equal(port_ring_wake(&f->ring), asleep);
+		assert_false(port_ring_wake_due(&f->ring));
+		assert_int_equal(atomic_load(&box->reaper), 0);
+	}
+	/* Without the flag it is told in the cell alone. */
+	submit(f, &good_read);
+	assert_int_equal(take(f, &req), 1);
+	assert_false(port_ring_complete(&f->ring, 5, 0));
+	assert_int_equal(atomic_load(&box->done), 0);
+}
+
+static void version_2_has_nothing_of_version_3(void **state)
+{
+	static const struct port_cmd_image new[] = {
+		{.op = PORT_WRITE_SAME, .len = 512, .room = 512},
+		{.op = PORT_COMPARE_AND_WRITE, .len = 512},
+		{.op = PORT_READ, .len = 512, .flags = PORT_NOTIFY},
+	};
+	struct fixture *f = *state;
+	struct port_request req;
+
+	for (size_t i = 0; i < sizeof(new) / sizeof(new[0]); i++) {
+		memset(f->shm, 0, PORT_META_SIZE);
+		port_ring_init(&f->ring, f->shm, 2);
+		submit(f, &new[i]);
+		assert_int_equal(take(f, &req), -EPROTO);
+		port_ring_init(&f->ring, f->shm, 3);
+		assert_int_equal(take(f, &req), 1);
+	}
+}
+
+static void matched_is_a_word_of_the_cell(void **state)
+{
+	struct fixture *f = *state;
+
+	port_ring_matched(&f->ring, 9);
+	assert_int_equal(atomic_load(&port_shm_cell(f->shm, 9)->matched), 1);
 }
 
 static void counters_may_wrap(void **state)
@@ -174,6 +238,13 @@ static void longest_of_each_kind_is_taken(void **state)
 		 .flags = PORT_FUA | PORT_MAY_TRIM | PORT_FAST | PORT_REPLAY},
 		{.op = PORT_EXTENTS, .len = PORT_RANGE_MAX, .room = PORT_EXTENTS_MAX},
 		{.op = PORT_PREFETCH, .len = 1},
+		{.op = PORT_WRITE_SAME,
+		 .len = PORT_RANGE_MAX,
+		 .room = PORT_PATTERN_MAX,
+		 .flags = PORT_FUA | PORT_REPLAY},
+		{.op = PORT_COMPARE_AND_WRITE,
+		 .len = PORT_COMPARE_MAX,
+		 .flags = PORT_FUA | PORT_NOTIFY},
 	};
 	struct fixture *f = *state;
 	struct port_request req;
@@ -196,7 +267,7 @@ static void what_is_out_of_range_is_refused(void **state)
 		{.tag = PORT_SLOTS, .op = PORT_READ, .len = 1},
 		{.tag = UINT32_MAX, .op = PORT_READ, .len = 1},
 		{.op = 0, .len = 1},
-		{.op = PORT_PREFETCH + 1, .len = 1},
+		{.op = PORT_COMPARE_AND_WRITE + 1, .len = 1},
 		{.op = UINT16_MAX, .len = 1},
 		{.op = PORT_READ, .len = 0},
 		{.op = PORT_READ, .len = PORT_SLOT_SIZE + 1},
@@ -205,7 +276,13 @@ static void what_is_out_of_range_is_refused(void **state)
 		{.op = PORT_WRITE, .len = 1, .flags = PORT_FAST},
 		{.op = PORT_READ, .len = 1, .flags = PORT_REPLAY},
 		{.op = PORT_FLUSH, .flags = PORT_REPLAY},
-		{.op = PORT_ZERO, .len = 1, .flags = 1 << 4},
+		{.op = PORT_ZERO, .len = 1, .flags = PORT_NOTIFY << 1},
+		{.op = PORT_WRITE_SAME, .len = 1, .room = 0},
+		{.op = PORT_WRITE_SAME, .len = 1, .room = PORT_PATTERN_MAX + 1},
+		{.op = PORT_WRITE_SAME, .len = 0, .room = 1},
+		{.op = PORT_COMPARE_AND_WRITE, .len = PORT_COMPARE_MAX + 1},
+		{.op = PORT_COMPARE_AND_WRITE, .len = 1, .flags = PORT_REPLAY},
+		{.op = PORT_COMPARE_AND_WRITE, .len = 1, .room = 1},
 		{.op = PORT_READ, .len = 1, .off = UINT64_MAX},
 		{.op = PORT_READ, .len = 1, .off = INT64_MAX},
 		{.op = PORT_READ, .len = 2, .off = INT64_MAX - 1},
@@ -224,7 +301,7 @@ static void what_is_out_of_range_is_refused(void **state)
 	struct port_request req;
 
 	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
-		port_ring_init(&f->ring, f->shm);
+		port_ring_init(&f->ring, f->shm, PORT_VERSION);
 		memset(f->shm, 0, PORT_META_SIZE);
 		submit(f, &bad[i]);
 		if (take(f, &req) != -EPROTO)
@@ -241,6 +318,9 @@ int main(void)
 		T(slot_in_flight_cannot_be_used_again),
 		T(slot_is_free_again_once_completed),
 		T(only_a_waiter_that_sleeps_is_woken),
+		T(the_reaper_is_told_by_bits_and_woken_once),
+		T(version_2_has_nothing_of_version_3),
+		T(matched_is_a_word_of_the_cell),
 		T(counters_may_wrap),
 		T(tail_beyond_the_ring_is_refused),
 		T(sleep_is_refused_when_there_is_work),
