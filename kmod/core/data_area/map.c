@@ -56,7 +56,7 @@ size_t map_size(u32 blocks)
 	return nodes * sizeof(struct map_node) + divide_up(nodes, 64) * sizeof(u64[MAP_KINDS]);
 }
 
-static void set_bit(u64 *word, u32 bit, bool on)
+static void write_bit(u64 *word, u32 bit, bool on)
 {
 	*word = on ? *word | 1ull << bit : *word & ~(1ull << bit);
 }
@@ -66,8 +66,8 @@ static void update_tops(struct map *m, u32 index, enum map_kind kind)
 {
 	u64 *top = &m->tops[index / 64][kind];
 
-	set_bit(top, index % 64, m->nodes[index].has[kind]);
-	set_bit(&m->root[kind], index / 64, *top);
+	write_bit(top, index % 64, m->nodes[index].has[kind]);
+	write_bit(&m->root[kind], index / 64, *top);
 }
 
 void map_init(struct map *m, u32 blocks, u32 reserve, void *tables)
@@ -128,7 +128,7 @@ static void set_word(struct map *m, u32 index, u32 w, u64 bits, u32 n, enum data
 	if (to == DATA_AREA_EMPTY)
 		node->empty += n;
 	for (enum map_kind kind = 0; kind < MAP_KINDS; kind++) {
-		set_bit(&node->has[kind], w, of_kind(leaf, w, kind));
+		write_bit(&node->has[kind], w, of_kind(leaf, w, kind));
 		update_tops(m, index, kind);
 	}
 }

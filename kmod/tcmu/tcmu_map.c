@@ -1,0 +1,211 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * The pages of the shared memory. The mapping is large and userspace maps all of it at once; a
+ * page comes when the kernel needs it (or, in the ring, when userspace looks there first), and
+ * userspace gets it by a fault. A page leaves when its owner says that nobody needs it.
+ *
+ * A fault and a release of the same page must not miss each other, or userspace would keep, in its
+ * page table, a page that has gone elsewhere (and later read stale data where a new page stands).
+ * They meet at the page's lock:
+ *
+ *	fault			release
+ *	F1 find page, take ref	R1 trylock page; busy: leave it
+ *	F2 lock page		R2 take it out of the array
+ *	F3 in the array still?	R3 unmap it everywhere
+ *	   no: begin again	R4 unlock, drop the array's ref
+ *	F4 enter it in the
+ *	   page table, unlock
+ *
+ * If F2 comes first, R1 fails, or comes after F4 and R3 finds the entry. If R1 comes first, F2
+ * waits until R4 and F3 sees that the page has left. In neither case does an entry stay behind.
+ * F1 takes its reference under the array's lock, so the array's own is still there: the page is
+ * never one that was freed and belongs to somebody else.
+ *
+ * A page that userspace has pinned for long (a buffer registered with io_uring) is left as well: to
+ * take it would free nothing, and leave the pin behind on a page that is no longer the one here.
+ *
+ * Userspace that touches a place of the data area without a page gets SIGBUS. It cannot happen to
+ * who touches only what a command in flight named: those blocks have pages and are not released.
+ *
+ * Pages are unmapped through the inode the device was opened by. There is one at a time (opening
+ * is exclusive) and every mapping keeps the file open, so without an inode there is no mapping.
+ * We hold a reference, and let go of it under inode_lock: a release runs to its end first.
+ */
+#include <linux/fs.h>
+#include <linux/mm.h>
+#include <linux/pagemap.h>
+
+#include "tcmu_private.h"
+
+void tcmu_map_init(struct tcmu_map *map, unsigned long npages, unsigned long ring_pages)
+{
+	xa_init(&map->pages);
+	map->npages = npages;
+	map->ring_pages = ring_pages;
+	atomic_long_set(&map->resident, 0);
+	mutex_init(&map->inode_lock);
+	map->inode = NULL;
+}
+
+void tcmu_map_destroy(struct tcmu_map *map)
+{
+	struct page *page;
+	unsigned long at;
+
+	xa_for_each (&map->pages, at, page)
+		put_page(page);
+	xa_destroy(&map->pages);
+	tcmu_map_close(map);
+}
+
+void tcmu_map_open(struct tcmu_map *map, struct inode *inode)
+{
+	ihold(inode);
+	mutex_lock(&map->inode_lock);
+	map->inode = inode;
+	mutex_unlock(&map->inode_lock);
+}
+
+void tcmu_map_close(struct tcmu_map *map)
+{
+	struct inode *inode;
+
+	mutex_lock(&map->inode_lock);
+	inode = map->inode;
+	map->inode = NULL;
+	mutex_unlock(&map->inode_lock);
+	iput(inode);
+}
+
+static int populate_one(struct tcmu_map *map, unsigned long at)
+{
+	struct page *page, *old;
+
+	if (xa_load(&map->pages, at))
+		return 0;
+	page = alloc_page(GFP_KERNEL | __GFP_ZERO | __GFP_NOWARN);
+	if (!page)
+		return -ENOMEM;
+	old = xa_cmpxchg(&map->pages, at, NULL, page, GFP_KERNEL);
+	if (old) {
+		__free_page(page);
+		return xa_is_err(old) ? -ENOMEM : 0;
+	}
+	atomic_long_inc(&map->resident);
+	return 0;
+}
+
+int tcmu_map_populate(struct tcmu_map *map, unsigned long first, unsigned long n)
+{
+	unsigned long i;
+	int err = 0;
+
+	for (i = 0; i < n && !err; i++)
+		err = populate_one(map, first + i);
+	return err;
+}
+
+struct page *tcmu_map_page(struct tcmu_map *map, unsigned long at)
+{
+	return xa_load(&map->pages, at);
+}
+
+/*
+ * Locks pages from the last on, into @locked, the last one first. Returns how many places, a
+ * multiple of @grain, were empty or are locked now.
+ */
+static unsigned long lock_from_top(struct tcmu_map *map, unsigned long first, unsigned long n,
+				   unsigned long grain, struct list_head *locked)
+{
+	struct page *page, *next;
+	unsigned long taken, at;
+
+	for (taken = 0; taken < n; taken++) {
+		page = xa_load(&map->pages, first + n - 1 - taken);
+		if (!page)
+			continue;
+		if (page_maybe_dma_pinned(page) || !trylock_page(page))
+			break;
+		page->index = first + n - 1 - taken;
+		list_add_tail(&page->lru, locked);
+	}
+	taken -= taken % grain;
+	at = first + n - taken;
+	list_for_each_entry_safe_reverse (page, next, locked, lru) {
+		if (page->index >= at)
+			break;
+		list_del(&page->lru);
+		unlock_page(page);
+	}
+	return taken;
+}
+
+static void unmap_range(struct tcmu_map *map, unsigned long first, unsigned long n)
+{
+	mutex_lock(&map->inode_lock);
+	if (map->inode)
+		unmap_mapping_range(map->inode->i_mapping, (loff_t)first << PAGE_SHIFT,
+				    (loff_t)n << PAGE_SHIFT, 1);
+	mutex_unlock(&map->inode_lock);
+}
+
+unsigned long tcmu_map_release(struct tcmu_map *map, unsigned long first, unsigned long n,
+			       unsigned long grain)
+{
+	struct page *page, *next;
+	unsigned long taken;
+	LIST_HEAD(locked);
+
+	taken = lock_from_top(map, first, n, grain, &locked);
+	if (list_empty(&locked))
+		return taken;
+	list_for_each_entry (page, &locked, lru) {
+		xa_erase(&map->pages, page->index);
+		atomic_long_dec(&map->resident);
+	}
+	unmap_range(map, first + n - taken, taken);
+	list_for_each_entry_safe (page, next, &locked, lru) {
+		list_del(&page->lru);
+		unlock_page(page);
+		put_page(page);
+	}
+	return taken;
+}
+
+/* The page at @at with a reference, or NULL. */
+static struct page *find_get(struct tcmu_map *map, unsigned long at)
+{
+	struct page *page;
+
+	xa_lock(&map->pages);
+	page = xa_load(&map->pages, at);
+	if (page)
+		get_page(page);
+	xa_unlock(&map->pages);
+	return page;
+}
+
+vm_fault_t tcmu_map_fault(struct tcmu_map *map, struct vm_fault *vmf)
+{
+	unsigned long at = vmf->pgoff;
+	struct page *page;
+
+	if (at >= map->npages)
+		return VM_FAULT_SIGBUS;
+	for (;;) {
+		if (at < map->ring_pages && populate_one(map, at))
+			return VM_FAULT_OOM;
+		page = find_get(map, at);
+		if (!page && at >= map->ring_pages)
+			return VM_FAULT_SIGBUS;
+		if (!page)
+			continue; /* trimmed just now */
+		lock_page(page);
+		if (likely(xa_load(&map->pages, at) == page)) {
+			vmf->page = page;
+			return VM_FAULT_LOCKED;
+		}
+		unlock_page(page);
+		put_page(page);
+	}
+}
