@@ -91,7 +91,8 @@ static u32 count_runs(const u32 *blocks, u32 n)
 
 enum copy_direction { TO_AREA, FROM_AREA };
 
-static void copy_page(struct page *page, u32 offset, void *memory, u32 n, enum copy_direction dir)
+static void copy_in_page(struct page *page, u32 offset, void *memory, u32 n,
+			 enum copy_direction dir)
 {
 	void *address;
 
@@ -118,8 +119,8 @@ static void copy_piece(struct tcmu_chan *chan, const u32 *blocks, u32 at, void *
 		in_block = at % bytes;
 		place = block_page(chan, blocks[at / bytes]) + (in_block >> PAGE_SHIFT);
 		piece = min_t(u32, n, PAGE_SIZE - offset_in_page(in_block));
-		copy_page(tcmu_map_page(&chan->map, place), offset_in_page(in_block), memory, piece,
-			  dir);
+		copy_in_page(tcmu_map_page(&chan->map, place), offset_in_page(in_block), memory,
+			     piece, dir);
 	}
 }
 

@@ -35,7 +35,8 @@
  *	config_lock -> chans_lock -> ring_lock
  *	config_lock -> uio's info_lock -> ring_lock
  *	ring_lock -> the map's inode_lock -> i_mmap_rwsem	(trimming an empty ring)
- *	mmap_lock -> page lock -> the map's xarray lock		(faults; mmap_lock -> info_lock is uio's)
+ *	mmap_lock -> page lock -> the map's xarray lock		(faults)
+ *	mmap_lock -> uio's info_lock				(uio's own order)
  *	page lock, by trylock only -> inode_lock		(releasing)
  *
  * ring_lock and the data area are apart: a command has its blocks, and the data in them, before it
