@@ -76,8 +76,7 @@ void scsi_read(struct scsi_cmd *cmd)
 		flags |= LUN_IO_FUA;
 	else
 		flags &= ~(unsigned)LUN_IO_FUA;
-	scsi_io(cmd, cmd->lu->lun, LUN_READ, flags, byte_offset(cmd), cmd->data_len, cmd->in->data,
-		cmd->data_len, read_done);
+	scsi_io_data(cmd, LUN_READ, flags, byte_offset(cmd), cmd->data_len, read_done);
 }
 
 /* --- WRITE --- */
@@ -90,8 +89,7 @@ void scsi_write(struct scsi_cmd *cmd)
 		scsi_good(cmd);
 		return;
 	}
-	scsi_io(cmd, cmd->lu->lun, LUN_WRITE, cache_flags(cmd), byte_offset(cmd), len,
-		cmd->out->data, len, scsi_io_finish);
+	scsi_io_data(cmd, LUN_WRITE, cache_flags(cmd), byte_offset(cmd), len, scsi_io_finish);
 }
 
 void scsi_orwrite(struct scsi_cmd *cmd)

@@ -216,6 +216,7 @@ static void parse(struct scsi_cmd *cmd)
 	if (!check_reserved_bits(cmd, op))
 		return;
 	cmd->dir = (enum scsi_dir)op->dir;
+	cmd->direct = op->flags & SCSI_OP_DIRECT;
 	if (op->lba_len)
 		take_lba(cmd, op);
 	if ((op->flags & SCSI_OP_LBA) && !check_range(cmd))
@@ -234,6 +235,9 @@ void scsi_cmd_parse(struct scsi_cmd *cmd)
 
 	cmd->dir = SCSI_DIR_NONE;
 	cmd->data_len = 0;
+	cmd->direct = false;
+	cmd->seg = NULL;
+	cmd->n_seg = 0;
 	cmd->status = SCSI_GOOD;
 	cmd->sense_len = 0;
 	cmd->in = NULL;
@@ -267,7 +271,7 @@ void scsi_cmd_execute(struct scsi_cmd *cmd)
 		cmd->done(cmd);
 		return;
 	}
-	if (cmd->dir == SCSI_DIR_IN) {
+	if (cmd->dir == SCSI_DIR_IN && !cmd->n_seg) {
 		scsi_alloc_in(cmd, cmd->data_len, cmd->op->exec);
 		return;
 	}
@@ -276,7 +280,7 @@ void scsi_cmd_execute(struct scsi_cmd *cmd)
 
 		if (gates && (!check_states(cmd, gates) || !check_write_protection(cmd, gates)))
 			return;
-		if (!cmd->out)
+		if (!cmd->out && !cmd->n_seg)
 			cmd->out_len = 0;
 	}
 	cmd->op->exec(cmd);
@@ -380,6 +384,21 @@ void scsi_io(struct scsi_cmd *cmd, struct lun *lun, enum lun_op op, unsigned fla
 			io->pattern_len = (uint32_t)len_buf;
 	}
 	lun_submit(lun, io);
+}
+
+void scsi_io_data(struct scsi_cmd *cmd, enum lun_op op, unsigned flags, uint64_t off, uint32_t len,
+		  void (*done)(struct lun_io *io))
+{
+	const struct iobuf *buf = cmd->dir == SCSI_DIR_IN ? cmd->in : cmd->out;
+
+	if (!cmd->n_seg) {
+		scsi_io(cmd, cmd->lu->lun, op, flags, off, len, buf->data, len, done);
+		return;
+	}
+	prepare_io(cmd, op, flags, off, len, done);
+	cmd->io.iov = cmd->seg;
+	cmd->io.niov = cmd->n_seg;
+	lun_submit(cmd->lu->lun, &cmd->io);
 }
 
 void scsi_io_status(struct scsi_cmd *cmd, uint64_t off, uint64_t len, struct block_extent *ext,

@@ -134,7 +134,7 @@ static struct scsi_itl *itl_create(struct scsi_nexus *nx, uint64_t lun, uint64_t
 	itl->lu = lu;
 	itl->lun = lun;
 	itl->map_gen = gen;
-	itl->ua = 1u << SCSI_UA_POWER_ON;
+	itl->ua = nx->seamless ? 0 : 1u << SCSI_UA_POWER_ON;
 	list_add_head(&nx->itls, &itl->nexus_link);
 	mutex_scope(&lu->lock);
 	list_add_tail(&lu->itls, &itl->lu_link);

@@ -66,6 +66,15 @@ struct scsi_cmd {
 	/* --- after parse --- */
 	enum scsi_dir dir;
 	uint32_t data_len; /* bytes the CDB moves in that direction at most (<= IOBUF_MAX) */
+	bool direct;	   /* @seg may be used */
+
+	/*
+	 * --- the front's memory for exactly data_len bytes, which the LUN reads or writes without
+	 * a copy of ours: set before execute instead of @out (and no @in is made); untouched by
+	 * others until done ---
+	 */
+	const struct iovec *seg;
+	int n_seg; /* 0: not used */
 
 	/* --- data-out: set by the front before execute --- */
 	struct iobuf *out; /* the front's; NULL when there is none */
@@ -146,6 +155,8 @@ struct scsi_nexus {
 	 * own target. */
 	bool (*may_see)(struct scsi_nexus *nx, struct scsi_target *other);
 	struct lun_counters *counters; /* the session's, its I/O is counted there too; or NULL */
+	/* The initiators have not noticed that it is new: no POWER ON unit attention. */
+	bool seamless;
 
 	/* --- the device server's --- */
 	struct list_node link; /* target's nexuses; under its lock */
@@ -154,7 +165,9 @@ struct scsi_nexus {
 	uint64_t name_hash;    /* of its name in registrations; constant */
 };
 
-/** Enters @nx in its target; a unit attention (power on / reset) is pending for each LU. -ENOMEM.
+/**
+ * Enters @nx in its target; a unit attention (power on / reset) is pending for each LU, unless it
+ * is seamless. -ENOMEM.
  */
 int scsi_nexus_attach(struct scsi_nexus *nx);
 /**

@@ -46,6 +46,7 @@ enum scsi_op_flags {
 	SCSI_OP_LBA = 1 << 6,	   /* [lba, lba+blocks) must lie on the medium */
 	SCSI_OP_SIX = 1 << 7,	   /* READ(6), WRITE(6): 21 bits of LBA, 0 blocks means 256 */
 	SCSI_OP_THIN = 1 << 8,	   /* exists on thin provisioned logical units only */
+	SCSI_OP_DIRECT = 1 << 9,   /* its data may be the front's segments: uses scsi_io_data() */
 };
 
 /** Which reservations of others a command runs under (SPC-4 table 66, SBC-3 table 13). */
@@ -311,6 +312,9 @@ static inline uint32_t scsi_max_transfer(const struct scsi_lu *lu)
  */
 void scsi_io(struct scsi_cmd *cmd, struct lun *lun, enum lun_op op, unsigned flags, uint64_t off,
 	     uint64_t len, void *buf, size_t len_buf, void (*done)(struct lun_io *io));
+/** The same on cmd->lu with the first @len bytes of the command's data, wherever they are. */
+void scsi_io_data(struct scsi_cmd *cmd, enum lun_op op, unsigned flags, uint64_t off, uint32_t len,
+		  void (*done)(struct lun_io *io));
 /** Gets cmd->in with room for @len bytes (1..IOBUF_MAX), then calls @next: now, or when there is
  * memory. */
 void scsi_alloc_in(struct scsi_cmd *cmd, uint32_t len, void (*next)(struct scsi_cmd *cmd));
