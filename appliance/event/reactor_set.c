@@ -54,6 +54,7 @@ static int member_start(struct member *m, const struct reactor_options *opt, uns
 	m->r->index = i;
 	m->ready = ready;
 	sigfillset(&all);
+	sigdelset(&all, SIGBUS); /* of memory shared with the kernel: whoever maps it handles it */
 	pthread_sigmask(SIG_SETMASK, &all, &old);
 	ret = -pthread_create(&m->thread, NULL, member_main, m);
 	pthread_sigmask(SIG_SETMASK, &old, NULL);

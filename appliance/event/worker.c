@@ -87,6 +87,7 @@ static int thread_start(void)
 	int ret;
 
 	sigfillset(&all);
+	sigdelset(&all, SIGBUS); /* of memory shared with the kernel: whoever maps it handles it */
 	pthread_sigmask(SIG_SETMASK, &all, &old);
 	ret = pthread_create(&t, NULL, worker_main, NULL);
 	pthread_sigmask(SIG_SETMASK, &old, NULL);
