@@ -65,6 +65,29 @@ static void print_list(const char *name, const json_t *list)
 	printf("%s\n", json_array_size(list) ? "" : "-");
 }
 
+/* Backstores of LIO: how many, and what is wrong. Nothing when LUNs are not offered to it. */
+static void print_tcmu(const json_t *tcmu)
+{
+	json_t *devices = json_object_get(tcmu, "devices"), *d;
+	size_t i, open = 0;
+
+	if (!json_is_object(tcmu))
+		return;
+	json_array_foreach(devices, i, d)
+	{
+		open += json_is_true(json_object_get(d, "open"));
+	}
+	if (text(tcmu, "problem")[0])
+		printf("%-12s%s\n", "tcmu", text(tcmu, "problem"));
+	else
+		printf("%-12s%zu backstores, %zu served\n", "tcmu", json_array_size(devices), open);
+	json_array_foreach(devices, i, d)
+	{
+		if (text(d, "problem")[0])
+			printf("%-12s%s: %s\n", "", text(d, "backstore"), text(d, "problem"));
+	}
+}
+
 int print_status(const json_t *r)
 {
 	json_t *iscsi = json_object_get(r, "iscsi"), *nbd = json_object_get(r, "nbd"), *p;
@@ -86,6 +109,7 @@ int print_status(const json_t *r)
 		printf("%-12s%s, %lld restarts\n", "",
 		       json_is_true(json_object_get(nbd, "ready")) ? "serving" : "not serving",
 		       number(nbd, "restarts"));
+	print_tcmu(json_object_get(r, "tcmu"));
 	json_array_foreach(json_object_get(r, "problems"), i, p)
 	{
 		printf("%-12s%s: %s\n", i ? "" : "problems", text(p, "name"), text(p, "problem"));

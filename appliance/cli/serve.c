@@ -47,6 +47,9 @@ const char cli_serve_help[] =
 	"                           (default 127.0.0.1:10809)\n"
 	"  --metrics ADDR:PORT|unix:PATH  serve metrics for Prometheus by HTTP; may be repeated;\n"
 	"                           \"none\": do not (default 127.0.0.1:9810, if it is free)\n"
+	"  --tcmu                   offer the LUNs to the kernel's LIO as well, as user "
+	"backstores\n"
+	"                           ebb/NAME; needs root\n"
 	"  --memory MAX             memory for all caches and buffers, at most\n"
 	"  --state DIR              where identities and reservations are kept\n"
 	"                           (default: one for each first FILE, below ~/.local/state/ebb)\n"
@@ -219,6 +222,7 @@ enum {
 	OPT_ISCSI = 1,
 	OPT_NBD,
 	OPT_METRICS,
+	OPT_TCMU,
 	OPT_MEMORY,
 	OPT_STATE,
 	OPT_THREADS,
@@ -242,6 +246,9 @@ static int take_option(struct serve *s, int opt, const char *arg, struct reason 
 	case OPT_METRICS:
 		return add_address(&c->metrics, &c->metrics_count, &s->metrics_given, arg, true,
 				   why);
+	case OPT_TCMU:
+		c->tcmu = true;
+		return 0;
 	case OPT_MEMORY:
 		free(c->memory.max_text);
 		c->memory.max_text = strdup(arg);
@@ -269,6 +276,7 @@ static int parse(struct serve *s, int argc, char **argv, bool *ret_help, struct 
 	static const struct option options[] = {{"iscsi", required_argument, NULL, OPT_ISCSI},
 						{"nbd", required_argument, NULL, OPT_NBD},
 						{"metrics", required_argument, NULL, OPT_METRICS},
+						{"tcmu", no_argument, NULL, OPT_TCMU},
 						{"memory", required_argument, NULL, OPT_MEMORY},
 						{"state", required_argument, NULL, OPT_STATE},
 						{"threads", required_argument, NULL, OPT_THREADS},

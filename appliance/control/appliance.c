@@ -435,6 +435,22 @@ static int start_nbd(struct appliance *app, const struct config *cfg, struct rea
 	return 0;
 }
 
+/* Its devices are opened when LUNs are there. A service without it still serves. */
+static int start_tcmu(struct appliance *app, struct reason *why)
+{
+	const struct tcmu_options opt = {.set = app->reactors,
+					 .budget = memory_budget(app->memory)};
+	int ret = tcmu_server_start(&opt, &app->tcmu, &app->tcmu_problem);
+
+	if (!ret)
+		return 0;
+	app->tcmu = NULL;
+	if (!app->lenient)
+		return reason_set(why, -ret, "%s", app->tcmu_problem.text);
+	log_error("tcmu.unavailable", "reason=\"%s\"", app->tcmu_problem.text);
+	return 0;
+}
+
 /* Finds the first thing that a start which must be whole could not do. */
 static int check_whole(const struct plan *p, struct reason *why)
 {
@@ -462,8 +478,11 @@ static int start_parts(struct appliance *app, struct config *cfg, const char *pr
 	 */
 	struct port_options popt = {.path = app->port_socket, .gid = (gid_t)-1, .held = true};
 	struct plan *done;
-	int ret = memory_start(cfg, pressure, &app->memory, why);
+	int ret;
 
+	if (cfg->tcmu)
+		tcmu_prepare_process();
+	ret = memory_start(cfg, pressure, &app->memory, why);
 	if (ret)
 		return ret;
 	ret = reactor_set_start(threads, &ropt, &app->reactors);
@@ -488,7 +507,10 @@ static int start_parts(struct appliance *app, struct config *cfg, const char *pr
 	ret = memory_add_port(app->memory, app->port);
 	if (ret)
 		return reason_set(why, -ret, "out of memory");
-	ret = apply_config(app, cfg, &done, why);
+	if (cfg->tcmu)
+		ret = start_tcmu(app, why);
+	if (!ret)
+		ret = apply_config(app, cfg, &done, why);
 	if (ret)
 		return ret;
 	if (!app->lenient)
@@ -497,6 +519,8 @@ static int start_parts(struct appliance *app, struct config *cfg, const char *pr
 	if (ret)
 		return ret;
 	app_let_replays_in(app);
+	if (app->tcmu)
+		tcmu_server_release(app->tcmu);
 	if (cfg->nbd.listen_count)
 		ret = start_nbd(app, cfg, why);
 	return ret;
@@ -527,6 +551,7 @@ static void stop_parts(struct appliance *app)
 	nbd_supervisor_stop(app->nbd, NULL, NULL);
 	if (app->iscsi)
 		iscsi_server_shutdown(app->iscsi, GRACE_MS);
+	tcmu_server_stop(app->tcmu);
 	memory_remove_port(app->memory);
 	if (app->port)
 		port_server_stop(app->port, NULL, NULL);
@@ -696,6 +721,11 @@ struct port_server *appliance_port(struct appliance *app)
 struct nbd_supervisor *appliance_nbd(struct appliance *app)
 {
 	return app->nbd;
+}
+
+struct tcmu_server *appliance_tcmu(struct appliance *app)
+{
+	return app->tcmu;
 }
 
 const struct config *appliance_started_with(struct appliance *app)

@@ -24,6 +24,7 @@ struct lun_table;
 struct memory;
 struct nbd_supervisor;
 struct port_server;
+struct tcmu_server;
 
 struct appliance_options {
 	/* The file that declares; read again by plan and apply. NULL: the declaration is ours. */
@@ -62,6 +63,8 @@ struct iscsi_server *appliance_iscsi(struct appliance *app);
 struct port_server *appliance_port(struct appliance *app);
 /** NULL: nothing listens for NBD. */
 struct nbd_supervisor *appliance_nbd(struct appliance *app);
+/** NULL: LUNs are not offered to LIO. */
+struct tcmu_server *appliance_tcmu(struct appliance *app);
 /**
  * The declaration it was started with. Only what takes a restart to change may be looked at: the
  * rest may be changing.

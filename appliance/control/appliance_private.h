@@ -8,6 +8,7 @@
 #include "front/iscsi/iscsi.h"
 #include "front/nbd/nbd_supervisor.h"
 #include "front/port/port.h"
+#include "front/tcmu/tcmu.h"
 #include "lun/lun.h"
 #include "scsi/scsi.h"
 
@@ -33,6 +34,8 @@ struct appliance {
 	struct iscsi_server *iscsi;
 	struct port_server *port;
 	struct nbd_supervisor *nbd; /* NULL: nothing listens for NBD */
+	struct tcmu_server *tcmu;   /* NULL: not asked for, or not to be had */
+	struct reason tcmu_problem; /* why it is not to be had; "": it is */
 	struct config *started_with;
 	char *config_path, *state_dir, *port_socket;
 	int state_dirfd, lock_fd;
@@ -92,7 +95,7 @@ struct app_target *app_find_target(struct appliance *app, const char *iqn);
 
 /* --- users of LUNs (appliance_users.c) --- */
 
-/** Who has LUNs open: sessions by target, clients of the port by LUN. Sorted. */
+/** Who has LUNs open: sessions by target; clients of the port, TCMU devices by LUN. Sorted. */
 struct app_users {
 	struct app_user {
 		char name[ISCSI_NAME_MAX + 1];
@@ -103,7 +106,8 @@ struct app_users {
 int app_count_users(struct appliance *app, struct app_users *ret_users);
 void app_free_users(struct app_users *u);
 unsigned app_target_users(const struct app_users *u, const char *iqn);
-/** Under `lock` or within a change: sessions of all targets that show @name, and port clients. */
+/** Under `lock` or within a change: sessions of all targets that show @name, port clients, and
+ * TCMU devices. */
 unsigned app_lun_users(struct appliance *app, const struct app_users *u, const char *name);
 
 /* --- exports through LIO (appliance_lio.c) --- */

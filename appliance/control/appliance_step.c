@@ -191,6 +191,13 @@ static int make_lun(struct appliance *app, const struct config_lun *spec, uint64
 	return 0;
 }
 
+/* LIO is not offered LUN @name any more. */
+static void withdraw_lun(struct appliance *app, const char *name)
+{
+	if (app->tcmu)
+		tcmu_server_remove_lun(app->tcmu, name);
+}
+
 static int enter_lun(struct appliance *app, struct app_lun *l, struct reason *why)
 {
 	bool found;
@@ -200,8 +207,13 @@ static int enter_lun(struct appliance *app, struct app_lun *l, struct reason *wh
 	at = lun_place(app, l->spec.name, &found);
 	if (found)
 		return reason_set(why, EEXIST, "a LUN '%s' is there already", l->spec.name);
-	if (grow_array(&app->luns, app->n_luns) || lun_table_add(app->table, l->lun))
+	if (grow_array(&app->luns, app->n_luns) ||
+	    (app->tcmu && tcmu_server_add_lun(app->tcmu, l->lu)))
 		return reason_set(why, ENOMEM, "out of memory");
+	if (lun_table_add(app->table, l->lun)) {
+		withdraw_lun(app, l->spec.name);
+		return reason_set(why, ENOMEM, "out of memory");
+	}
 	insert_pointer(&app->luns, &app->n_luns, at, l);
 	return 0;
 }
@@ -260,6 +272,7 @@ int app_close_lun(struct appliance *app, const char *name, struct reason *why)
 	unmap_lun_locked(app, name);
 	erase_pointer(&app->luns, &app->n_luns, at);
 	mutex_unlock(&app->lock);
+	withdraw_lun(app, name);
 	lun_table_remove(app->table, name);
 	free_lun(l);
 	return 0;

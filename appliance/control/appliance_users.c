@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* Who has LUNs open: one snapshot of sessions and clients, counted by name. */
+/* Who has LUNs open: one snapshot of sessions, clients and TCMU devices, counted by name. */
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -28,18 +28,28 @@ static size_t fold(struct app_user *v, size_t n)
 	return kept;
 }
 
+static void add_lun_user(struct app_users *u, const char *name)
+{
+	struct app_user *user = &u->luns[u->n_luns++];
+
+	user->n = 1;
+	snprintf(user->name, sizeof(user->name), "%s", name);
+}
+
 int app_count_users(struct appliance *app, struct app_users *ret_users)
 {
 	_cleanup_free_ struct iscsi_session_info *sessions = NULL;
 	_cleanup_free_ struct port_client_info *clients = NULL;
+	_cleanup_free_ struct tcmu_device_info *devices = NULL;
 	struct app_users u = {0};
-	size_t ns = 0, nc = 0;
+	size_t ns = 0, nc = 0, nd = 0;
 
 	if (iscsi_server_list_sessions(app->iscsi, &sessions, &ns) ||
-	    (app->port && port_server_list(app->port, &clients, &nc)))
+	    (app->port && port_server_list(app->port, &clients, &nc)) ||
+	    (app->tcmu && tcmu_server_list(app->tcmu, &devices, &nd)))
 		return -ENOMEM;
 	u.targets = calloc(ns + 1, sizeof(*u.targets));
-	u.luns = calloc(nc + 1, sizeof(*u.luns));
+	u.luns = calloc(nc + nd + 1, sizeof(*u.luns));
 	if (!u.targets || !u.luns) {
 		app_free_users(&u);
 		return -ENOMEM;
@@ -51,12 +61,12 @@ int app_count_users(struct appliance *app, struct app_users *ret_users)
 		snprintf(u.targets[u.n_targets++].name, sizeof(u.targets[0].name), "%s",
 			 sessions[i].target);
 	}
-	for (size_t i = 0; i < nc; i++) {
-		if (!clients[i].lun[0])
-			continue;
-		u.luns[u.n_luns].n = 1;
-		snprintf(u.luns[u.n_luns++].name, sizeof(u.luns[0].name), "%s", clients[i].lun);
-	}
+	for (size_t i = 0; i < nc; i++)
+		if (clients[i].lun[0])
+			add_lun_user(&u, clients[i].lun);
+	for (size_t i = 0; i < nd; i++)
+		if (devices[i].open)
+			add_lun_user(&u, devices[i].name.lun);
 	u.n_targets = fold(u.targets, u.n_targets);
 	u.n_luns = fold(u.luns, u.n_luns);
 	*ret_users = u;

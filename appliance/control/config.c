@@ -187,6 +187,7 @@ static const cyaml_schema_field_t top_fields[] = {
 	SUB("nbd", config, nbd, nbd_fields),
 	SUB("lio", config, lio, lio_fields),
 	LIST("metrics", config, metrics, &string_value),
+	BOOL("tcmu", config, tcmu),
 	CYAML_FIELD_END};
 static const cyaml_schema_value_t top_value = {
 	CYAML_VALUE_MAPPING(CYAML_FLAG_POINTER, struct config, top_fields)};

@@ -171,6 +171,7 @@ struct config {
 	struct config_lio lio;
 	char **metrics;
 	unsigned metrics_count;
+	bool tcmu; /* LUNs are offered to LIO as user backstores "ebb/NAME" */
 	/* derived: one automatic target for each LUN that no declared one shows */
 	struct config_target *auto_targets;
 	unsigned auto_targets_count;

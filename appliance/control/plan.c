@@ -497,6 +497,7 @@ static int plan_settings(struct plan *p, const struct plan_input *in)
 				    same(a->nbd.tls.certificates, b->nbd.tls.certificates) &&
 				    same(a->nbd.tls.psk, b->nbd.tls.psk) &&
 				    a->nbd.tls.verify_peer == b->nbd.tls.verify_peer},
+		{"tcmu", a->tcmu == b->tcmu},
 		{"metrics",
 		 same_strings(a->metrics, a->metrics_count, b->metrics, b->metrics_count)},
 	};

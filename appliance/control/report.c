@@ -146,7 +146,7 @@ static bool same_lun(const struct snapshot *s, const struct shown *e, const char
 	return e && e < s->shown + s->n_shown && !strcmp(e->name, name);
 }
 
-/* Sessions on the LUN's targets, and clients of the port that have it open. */
+/* Sessions on the LUN's targets; clients of the port and TCMU devices that have it open. */
 static unsigned count_sessions(const struct snapshot *s, const char *name)
 {
 	unsigned n = 0;
@@ -376,15 +376,33 @@ static json_t *port_session(const struct port_client_info *c)
 		"resident_bytes", (json_int_t)c->resident_bytes);
 }
 
+static json_t *tcmu_session(const struct tcmu_device_info *d)
+{
+	const struct tcmu_session_info *i = &d->session;
+	char id[32], client[TCMU_BACKSTORE_MAX + 32], address[32];
+
+	snprintf(id, sizeof(id), "tcmu-%llu", (unsigned long long)d->id);
+	snprintf(client, sizeof(client), "user_%u/%s", d->name.hba, d->name.backstore);
+	snprintf(address, sizeof(address), "/dev/uio%u", d->minor);
+	return json_pack("{s:s, s:s, s:o, s:s, s:s, s:f, s:I, s:I, s:I, s:I}", "id", id, "protocol",
+			 "tcmu", "client", json_text(client), "export", d->name.lun, "address",
+			 address, "age_s",
+			 (double)(clock_now_ns() - i->since_ns) / (double)NSEC_PER_SEC, "commands",
+			 (json_int_t)i->commands, "inflight", (json_int_t)i->inflight, "read_bytes",
+			 (json_int_t)i->read_bytes, "write_bytes", (json_int_t)i->written_bytes);
+}
+
 json_t *appliance_report_sessions(struct appliance *app)
 {
 	_cleanup_free_ struct iscsi_session_info *sessions = NULL;
 	_cleanup_free_ struct port_client_info *clients = NULL;
-	size_t ns = 0, nc = 0;
+	_cleanup_free_ struct tcmu_device_info *devices = NULL;
+	size_t ns = 0, nc = 0, nd = 0;
 	json_t *list;
 
 	if (iscsi_server_list_sessions(app->iscsi, &sessions, &ns) ||
-	    port_server_list(app->port, &clients, &nc))
+	    port_server_list(app->port, &clients, &nc) ||
+	    (app->tcmu && tcmu_server_list(app->tcmu, &devices, &nd)))
 		return NULL;
 	list = json_array();
 	for (size_t i = 0; i < ns; i++)
@@ -392,6 +410,9 @@ json_t *appliance_report_sessions(struct appliance *app)
 	for (size_t i = 0; i < nc; i++)
 		if (clients[i].lun[0])
 			json_array_append_new(list, port_session(&clients[i]));
+	for (size_t i = 0; i < nd; i++)
+		if (devices[i].open)
+			json_array_append_new(list, tcmu_session(&devices[i]));
 	return list;
 }
 
@@ -455,6 +476,32 @@ static json_t *report_iscsi(struct appliance *app, const struct snapshot *s)
 			 "unauthenticated", (int)unauth, "counters", counters);
 }
 
+/* Backstores that LIO has of our LUNs; JSON null: LUNs are not offered to it. */
+static json_t *report_tcmu(struct appliance *app)
+{
+	_cleanup_free_ struct tcmu_device_info *v = NULL;
+	json_t *list = json_array(), *o;
+	size_t n = 0;
+
+	if (!app->tcmu && !app->tcmu_problem.text[0]) {
+		json_decref(list);
+		return json_null();
+	}
+	if (app->tcmu && tcmu_server_list(app->tcmu, &v, &n))
+		n = 0;
+	for (size_t i = 0; i < n; i++) {
+		o = json_pack("{s:o, s:s, s:b}", "backstore", json_text(v[i].name.backstore), "lun",
+			      v[i].name.lun, "open", v[i].open);
+		if (v[i].problem[0])
+			json_object_set_new(o, "problem", json_text(v[i].problem));
+		json_array_append_new(list, o);
+	}
+	o = json_pack("{s:o}", "devices", list);
+	if (!app->tcmu)
+		json_object_set_new(o, "problem", json_text(app->tcmu_problem.text));
+	return o;
+}
+
 /* Bytes that the process has resident, from /proc. */
 static json_int_t resident_bytes(void)
 {
@@ -488,15 +535,16 @@ json_t *appliance_report_status(struct appliance *app)
 	port_server_stats(app->port, &ps);
 	add_problems(problems, s.problems, s.n_problems);
 	add_problems(problems, lio, n_lio);
-	o = json_pack("{s:s, s:i, s:f, s:i, s:I, s:i, s:o, s:o, s:{s:o, s:I, s:I, s:I}, s:o, s:o}",
+	o = json_pack("{s:s, s:i, s:f, s:i, s:I, s:i, s:o, s:o, s:o, s:{s:o, s:I, s:I, s:I}, s:o, "
+		      "s:o}",
 		      "version", EBB_VERSION, "pid", (int)getpid(), "uptime_s",
 		      (double)(clock_now_ns() - app->start_ns) / (double)NSEC_PER_SEC, "threads",
 		      (int)reactor_set_count(app->reactors), "resident_bytes", resident_bytes(),
 		      "luns", (int)s.n_luns, "iscsi", report_iscsi(app, &s), "nbd", report_nbd(app),
-		      "port", "socket", json_text(app->port_socket), "clients",
-		      (json_int_t)ps.clients, "resident_bytes", (json_int_t)ps.resident_bytes,
-		      "violations", (json_int_t)ps.violations, "config",
-		      json_text(app->config_path), "problems", problems);
+		      "tcmu", report_tcmu(app), "port", "socket", json_text(app->port_socket),
+		      "clients", (json_int_t)ps.clients, "resident_bytes",
+		      (json_int_t)ps.resident_bytes, "violations", (json_int_t)ps.violations,
+		      "config", json_text(app->config_path), "problems", problems);
 	free_snapshot(&s);
 	return o;
 }

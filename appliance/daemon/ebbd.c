@@ -6,17 +6,20 @@
 #include <errno.h>
 #include <getopt.h>
 #include <grp.h>
+#include <linux/capability.h>
 #include <pwd.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "base/log.h"
 #include "control/run.h"
 #include "exporter/exporter.h"
+#include "front/tcmu/tcmu.h"
 
 #define DEFAULT_CONFIG "/etc/ebb/ebb.yaml"
 #define PATH_SIZE      4096
@@ -55,12 +58,29 @@ static int make_dir_for(const char *path, const struct passwd *pw, mode_t mode, 
 	return 0;
 }
 
-static int become(const struct passwd *pw, struct reason *why)
+/* Keeps what TCMU takes - its netlink family, its devices and configfs - and no more of root. */
+static int keep_capabilities(void)
 {
+	struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
+	const uint32_t caps = 1u << CAP_NET_ADMIN | 1u << CAP_DAC_OVERRIDE;
+	struct __user_cap_data_struct data[2] = {{.effective = caps, .permitted = caps}};
+
+	return syscall(SYS_capset, &header, data) < 0 ? -errno : 0;
+}
+
+static int become(const struct passwd *pw, bool tcmu, struct reason *why)
+{
+	if (tcmu) {
+		tcmu_prepare_process();
+		prctl(PR_SET_KEEPCAPS, 1);
+	}
 	if (initgroups(pw->pw_name, pw->pw_gid) < 0 ||
 	    setresgid(pw->pw_gid, pw->pw_gid, pw->pw_gid) < 0 ||
 	    setresuid(pw->pw_uid, pw->pw_uid, pw->pw_uid) < 0)
 		return reason_set(why, errno, "cannot become user %s: %s", pw->pw_name,
+				  strerror(errno));
+	if (tcmu && keep_capabilities())
+		return reason_set(why, errno, "cannot keep the capabilities for TCMU: %s",
 				  strerror(errno));
 	prctl(PR_SET_DUMPABLE, 1); /* so that a crash leaves a core as it would have before */
 	return 0;
@@ -88,7 +108,7 @@ static int prepare(const struct config *cfg, const char *state, const char *runt
 	if (!ret)
 		ret = make_dir_for(runtime, pw, 0755, why);
 	if (!ret && pw)
-		ret = become(pw, why);
+		ret = become(pw, cfg->tcmu, why);
 	if (!ret)
 		prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
 	return ret;

@@ -37,6 +37,7 @@
 	X(port, "")                                           \
 	X(port_client, "session, initiator")                  \
 	X(nbd, "")                                            \
+	X(tcmu, "")                                           \
 	X(budget, "")                                         \
 	X(shrink, "cause")                                    \
 	X(pool, "pool")                                       \
@@ -136,6 +137,11 @@ struct port_client_record {
 struct nbd_record {
 	size_t labels;
 	uint64_t ready, restarts;
+};
+
+struct tcmu_record {
+	size_t labels;
+	uint64_t devices, open;
 };
 
 struct budget_record {

@@ -17,6 +17,7 @@
 #include "event/iobuf.h"
 #include "front/nbd/nbd_supervisor.h"
 #include "front/port/port.h"
+#include "front/tcmu/tcmu.h"
 #include "lun/lun.h"
 
 static const char *const op_name[LUN_CLASS_COUNT] = {"read", "write", "unmap", "flush", "other"};
@@ -315,6 +316,44 @@ static void collect_port(struct metrics *m, struct port_server *srv)
 			collect_port_client(m, &infos[i]);
 }
 
+static void collect_tcmu_session(struct metrics *m, const struct tcmu_device_info *d)
+{
+	const struct tcmu_session_info *i = &d->session;
+	char client[TCMU_BACKSTORE_MAX + 32], address[24];
+	struct session_record *s;
+
+	snprintf(client, sizeof(client), "user_%u/%s", d->name.hba, d->name.backstore);
+	s = metrics_add(m, METRIC_GROUP_session, label_session(m, "tcmu", d->id, client));
+	s->since_ns = since_epoch(i->since_ns);
+	s->commands = i->commands;
+	s->inflight = i->inflight;
+	s->read_bytes = i->read_bytes;
+	s->written_bytes = i->written_bytes;
+	s->errors = i->errors;
+	snprintf(address, sizeof(address), "/dev/uio%u", d->minor);
+	add_session_info(m, "tcmu", d->id, d->name.lun, address);
+}
+
+static void collect_tcmu(struct metrics *m, struct tcmu_server *srv)
+{
+	_cleanup_free_ struct tcmu_device_info *infos = NULL;
+	struct tcmu_record *r;
+	size_t n = 0;
+
+	if (!srv)
+		return;
+	r = metrics_add(m, METRIC_GROUP_tcmu, METRICS_NO_LABELS);
+	if (tcmu_server_list(srv, &infos, &n))
+		m->failed = true;
+	r->devices = n;
+	for (size_t i = 0; i < n; i++) {
+		if (!infos[i].open)
+			continue;
+		r->open++;
+		collect_tcmu_session(m, &infos[i]);
+	}
+}
+
 static void collect_nbd(struct metrics *m, struct nbd_supervisor *nbd)
 {
 	struct nbd_supervisor_status s;
@@ -340,6 +379,7 @@ int metrics_collect(struct metrics *m, struct appliance *app, const struct metri
 	collect_luns(m, appliance_luns(app));
 	collect_iscsi(m, appliance_iscsi(app));
 	collect_port(m, appliance_port(app));
+	collect_tcmu(m, appliance_tcmu(app));
 	collect_nbd(m, appliance_nbd(app));
 	metrics_collect_memory(m, appliance_memory(app));
 	return m->failed || m->labels.failed ? -ENOMEM : 0;

@@ -145,6 +145,9 @@ const struct metric metrics_table[] = {
 	GAUGE(PLAIN, nbd, ready, "ebb_nbd_ready", "Whether nbdkit serves"),
 	COUNTER(PLAIN, nbd, restarts, "ebb_nbd_restarts_total", "Times nbdkit was started again"),
 
+	GAUGE(PLAIN, tcmu, devices, "ebb_tcmu_devices", "Backstores that LIO has of our LUNs"),
+	GAUGE(PLAIN, tcmu, open, "ebb_tcmu_open_devices", "Of them: those that are served"),
+
 	GAUGE(BYTES, budget, floor, "ebb_memory_floor_bytes",
 	      "What all pools together are not shrunk below"),
 	GAUGE(BYTES, budget, ceiling, "ebb_memory_ceiling_bytes",

@@ -1,0 +1,88 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The command ring of a TCMU device: the memory that the kernel shares with us, and nothing else.
+ *
+ *	map:  | mailbox | command ring ...             | data area ...                 |
+ *	      0         cmdr_off                       cmdr_off + cmdr_size         size
+ *
+ *	ring:   done and told | commands in flight, taken | not taken yet |
+ *	        ... tail ----------------------------> next ---------> head ...
+ *
+ * The kernel moves head, we move tail; next is ours alone. The layout is that of
+ * <linux/target_core_user.h>, version 2.
+ *
+ * Commands end in any order, entries are given back in order: the end of a command is written into
+ * the entry at the tail, with the command's number, whichever command that entry brought. So an
+ * entry may be overwritten while its own command runs: all of a command is copied when it is taken.
+ *
+ * Trust: every offset, length and count is read once and checked against the map before it is used.
+ * An entry that breaks the rules stays where it is; nothing is taken or ended any more after that.
+ */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/uio.h>
+
+#define TCMU_RING_CDB_MAX   263	       /* 8 bytes and an additional length of one byte */
+#define TCMU_RING_DATA_MAX  (1u << 30) /* bytes of one command; more is nonsense */
+#define TCMU_RING_SENSE_MAX 96
+
+struct tcmu_ring {
+	/* constant after init */
+	uint8_t *map;
+	size_t size;
+	uint32_t cmdr_off, cmdr_size;
+	size_t data_off;
+	bool read_len; /* the kernel understands short reads */
+	/* the device's thread */
+	uint32_t next, tail; /* offsets in the command ring */
+	unsigned inflight;   /* commands taken and not ended */
+};
+
+enum tcmu_taken { TCMU_TAKEN_NONE, TCMU_TAKEN_CMD, TCMU_TAKEN_TMR };
+
+/** An entry that was taken. What it points to stays in the ring until the next call. */
+struct tcmu_entry {
+	uint16_t id; /* of the command */
+	/* command: */
+	uint32_t n_iov; /* of its data, not of a bidirectional command's data-in */
+	uint16_t cdb_len;
+	uint8_t cdb[TCMU_RING_CDB_MAX];
+	/* task management: */
+	uint8_t tmr; /* TCMU_TMR_... */
+	uint32_t n_ids;
+	/* command: its iovecs, task management: the numbers of commands; offset in the map */
+	size_t list;
+};
+
+/**
+ * Looks at the mailbox of the @size bytes at @map and goes on at its tail. -EPROTO with *@ret_what
+ * (constant text) when it is none that we understand.
+ */
+int tcmu_ring_init(struct tcmu_ring *r, void *map, size_t size, const char **ret_what);
+/** Whether there is an entry to take. */
+bool tcmu_ring_ready(const struct tcmu_ring *r);
+/** Takes the next command or task management entry: enum tcmu_taken, or -EPROTO, *@ret_what. */
+int tcmu_ring_take(struct tcmu_ring *r, struct tcmu_entry *ret_e, const char **ret_what);
+/**
+ * The data of the command just taken, as pieces of the map; neighbours are joined. @iov has room
+ * for e->n_iov. Returns how many pieces there are, or -EPROTO; *@ret_total: their bytes.
+ */
+int tcmu_ring_iovs(const struct tcmu_ring *r, const struct tcmu_entry *e, struct iovec *iov,
+		   uint32_t *ret_total, const char **ret_what);
+/** Number @i of the commands that a task management entry just taken is about. */
+uint16_t tcmu_ring_tmr_id(const struct tcmu_ring *r, const struct tcmu_entry *e, uint32_t i);
+
+struct tcmu_result {
+	uint16_t id;
+	uint8_t status;
+	bool has_read_len; /* fewer bytes were read than the command has room for */
+	uint32_t read_len; /* not 0 */
+	const uint8_t *sense;
+	uint8_t sense_len;
+};
+
+/** Ends a command that was taken. The kernel looks when it is kicked. -EPROTO, *@ret_what. */
+int tcmu_ring_complete(struct tcmu_ring *r, const struct tcmu_result *res, const char **ret_what);
