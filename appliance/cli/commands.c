@@ -30,7 +30,7 @@ const struct command commands[] = {
 		     {"read-only", "read_only", NULL, false, "refuse writes"},
 		     {"removable", "removable", NULL, false, "a medium that can be ejected"},
 		     {"io", "mode", "MODE", false, "auto, direct or buffered"},
-		     {"cache", "cache", "MODE", false, "read (default) or none"},
+		     {"cache", "cache", "MODE", false, "auto (default), read or none"},
 		     {"block-size", "block_size", "N", true, "512 or 4096"},
 		     {"description", "description", "TEXT", false, "shown to NBD clients"}},
 	 .print = print_created},

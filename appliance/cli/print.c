@@ -180,13 +180,14 @@ static void print_counters(const json_t *counters)
 	table_print(t);
 }
 
-static void print_lun_cache(const json_t *c)
+static void print_lun_cache(const json_t *r)
 {
+	const json_t *c = json_object_get(r, "cache");
 	long long hits = number(c, "hits_memory") + number(c, "hits_zero") + number(c, "hits_tmem");
 	char buf[40];
 
 	if (!json_is_object(c)) {
-		printf("%-12snone\n", "cache");
+		printf("%-12snone (%s)\n", "cache", text(r, "cache_reason"));
 		return;
 	}
 	printf("%-12s%s, %lld hits (%lld compressed, %lld zeros), %lld misses\n", "cache",
@@ -217,7 +218,7 @@ int print_lun(const json_t *r)
 	printf("%-12s%s%s\n", "access",
 	       json_is_true(json_object_get(r, "read_only")) ? "read-only" : "read-write",
 	       json_is_true(json_object_get(r, "removable")) ? ", removable" : "");
-	print_lun_cache(json_object_get(r, "cache"));
+	print_lun_cache(r);
 	printf("%-12s%lld\n", "sessions", number(r, "sessions"));
 	json_array_foreach(json_object_get(r, "urls"), i, v)
 	{

@@ -38,7 +38,8 @@ const char cli_serve_help[] =
 	"    ro                     read-only\n"
 	"    removable              a medium that can be ejected\n"
 	"    io=auto|direct|buffered  how the file is read and written; default: auto\n"
-	"    cache=read|none        whether what is read is cached; default: read\n"
+	"    cache=auto|read|none   whether what is read is cached; default: auto, that is, where\n"
+	"                           direct I/O is done and the page cache is not filled\n"
 	"    bs=512|4096            logical block size; default: 512\n"
 	"\n"
 	"  --iscsi ADDR:PORT        listen for iSCSI; may be repeated; \"none\": do not\n"
@@ -146,10 +147,9 @@ static int set_option(struct config_lun *l, const char *opt, struct reason *why)
 		return 0;
 	}
 	if (!strncmp(opt, "cache", len) && len == 5) {
-		if (strcmp(value, "read") && strcmp(value, "none"))
-			return reason_set(why, EINVAL, "cache=%s: must be read or none", value);
-		l->cache = value[0] == 'r' ? CONFIG_CACHE_READ : CONFIG_CACHE_NONE;
-		return 0;
+		int ret = config_read_cache(value, &l->cache, why);
+
+		return ret ? reason_prefix(why, ret, "cache") : 0;
 	}
 	if (!strncmp(opt, "io", len) && len == 2)
 		for (unsigned i = 0; i < 3; i++)

@@ -24,9 +24,8 @@ static json_t *lun_to_json(const struct config_lun *l)
 {
 	json_t *o = json_pack("{s:o, s:o, s:s, s:s, s:b, s:b, s:i}", "name", json_text(l->name),
 			      "path", json_text(l->path), "mode", mode_name[l->mode], "cache",
-			      l->cache == CONFIG_CACHE_NONE ? "none" : "read", "read_only",
-			      l->read_only, "removable", l->removable, "block_size",
-			      (int)l->block_size);
+			      config_cache_name(l->cache), "read_only", l->read_only, "removable",
+			      l->removable, "block_size", (int)l->block_size);
 
 	if (o && l->size_text)
 		json_object_set_new(o, "size", json_text(l->size_text));
@@ -86,11 +85,12 @@ static int add_lun(struct config *cfg, const json_t *o, struct reason *why)
 	l->by_command = true;
 	l->read_only = json_is_true(json_object_get(o, "read_only"));
 	l->removable = json_is_true(json_object_get(o, "removable"));
-	l->cache = cache && !strcmp(cache, "none") ? CONFIG_CACHE_NONE : CONFIG_CACHE_READ;
 	l->block_size = (unsigned)json_integer_value(json_object_get(o, "block_size"));
 	for (unsigned i = 0; mode && i < 3; i++)
 		if (!strcmp(mode, mode_name[i]))
 			l->mode = (enum block_mode)i;
+	if (cache && config_read_cache(cache, &l->cache, why))
+		return reason_prefix(why, -EINVAL, "cache");
 	if (!set_string(&l->name, o, "name") || !set_string(&l->path, o, "path") ||
 	    !set_string(&l->size_text, o, "size") ||
 	    !set_string(&l->description, o, "description") || !set_string(&l->uuid, o, "uuid"))

@@ -145,6 +145,12 @@ static int open_patiently(const struct lun_options *opt, uint64_t patience, stru
 	return ret;
 }
 
+/* A declared weight or floor asks for it too. */
+static bool asks_for_cache(const struct config_lun *l)
+{
+	return l->cache == CONFIG_CACHE_READ || l->cache_weight || l->cache_floor;
+}
+
 static int make_lun(struct appliance *app, const struct config_lun *spec, uint64_t patience,
 		    struct app_lun **ret_lun, struct reason *why)
 {
@@ -160,6 +166,7 @@ static int make_lun(struct appliance *app, const struct config_lun *spec, uint64
 		.uuid = spec->uuid,
 		.description = spec->description,
 		.cache = spec->cache == CONFIG_CACHE_NONE ? NULL : memory_cache(app->memory),
+		.cache_direct_only = !asks_for_cache(spec),
 		.cache_weight = spec->cache_weight,
 		.cache_floor = spec->cache_floor,
 	};

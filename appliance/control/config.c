@@ -46,7 +46,9 @@ static const cyaml_strval_t algorithms[] = {{"md5", ISCSI_CHAP_ALLOW_MD5},
 					    {"sha1", ISCSI_CHAP_ALLOW_SHA1},
 					    {"sha256", ISCSI_CHAP_ALLOW_SHA256},
 					    {"sha3-256", ISCSI_CHAP_ALLOW_SHA3_256}};
-static const cyaml_strval_t caches[] = {{"read", CONFIG_CACHE_READ}, {"none", CONFIG_CACHE_NONE}};
+static const cyaml_strval_t caches[] = {
+	{"auto", CONFIG_CACHE_AUTO}, {"read", CONFIG_CACHE_READ}, {"none", CONFIG_CACHE_NONE}};
+#define CACHES (sizeof(caches) / sizeof(caches[0]))
 static const cyaml_strval_t codecs[] = {
 	{"lz4", CONFIG_CODEC_LZ4}, {"zstd", CONFIG_CODEC_ZSTD}, {"none", CONFIG_CODEC_NONE}};
 static const cyaml_strval_t tls_modes[] = {
@@ -63,7 +65,8 @@ static const cyaml_schema_field_t lun_fields[] = {
 	BOOL("removable", config_lun, removable),
 	UINT("block_size", config_lun, block_size),
 	CYAML_FIELD_ENUM("mode", OPT | CYAML_FLAG_STRICT, struct config_lun, mode, modes, 3),
-	CYAML_FIELD_ENUM("cache", OPT | CYAML_FLAG_STRICT, struct config_lun, cache, caches, 2),
+	CYAML_FIELD_ENUM("cache", OPT | CYAML_FLAG_STRICT, struct config_lun, cache, caches,
+			 CACHES),
 	UINT("cache_weight", config_lun, cache_weight),
 	STRING("cache_floor", config_lun, cache_floor_text),
 	STRING("description", config_lun, description),
@@ -357,6 +360,21 @@ struct config_lun *config_add_lun(struct config *cfg)
 	bigger += cfg->luns_count++;
 	memset(bigger, 0, sizeof(*bigger));
 	return bigger;
+}
+
+const char *config_cache_name(enum config_cache cache)
+{
+	return caches[cache].str;
+}
+
+int config_read_cache(const char *word, enum config_cache *ret_cache, struct reason *why)
+{
+	for (size_t i = 0; i < CACHES; i++)
+		if (!strcmp(word, caches[i].str)) {
+			*ret_cache = (enum config_cache)caches[i].val;
+			return 0;
+		}
+	return reason_set(why, EINVAL, "'%.40s' is none of auto, read, none", word);
 }
 
 struct config_lun *config_find_lun(struct config *cfg, const char *name)

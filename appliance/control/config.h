@@ -26,7 +26,8 @@
 #define CONFIG_STATE_DIR   "/var/lib/ebb"
 #define CONFIG_RUNTIME_DIR "/run/ebb"
 
-enum config_cache { CONFIG_CACHE_READ, CONFIG_CACHE_NONE };
+/* AUTO: read where the store does direct I/O; what is buffered has the page cache */
+enum config_cache { CONFIG_CACHE_AUTO, CONFIG_CACHE_READ, CONFIG_CACHE_NONE };
 
 struct config_lun {
 	char *name, *path;
@@ -214,5 +215,8 @@ char *const *config_lio_portals(const struct config_lio *lio, const struct confi
 				unsigned *ret_n);
 /** The default iSCSI name of LUN @name: lower case, with "_" as "-" (RFC 7143 4.2.7.2). */
 void config_iqn(const char *name, char *buf, size_t size);
+const char *config_cache_name(enum config_cache cache);
+/** "auto", "read" or "none". */
+int config_read_cache(const char *word, enum config_cache *ret_cache, struct reason *why);
 /** Checks one LUN's own fields and fills its derived ones. *@ret_key: the key to blame. */
 int config_check_lun(struct config_lun *l, const char **ret_key, struct reason *why);

@@ -71,11 +71,9 @@ static int read_cache(const struct protocol_request *req, enum config_cache *ret
 		      struct reason *why)
 {
 	const char *word = protocol_string(req, "cache");
+	int ret = word ? config_read_cache(word, ret_cache, why) : 0;
 
-	if (word && strcmp(word, "read") && strcmp(word, "none"))
-		return reason_set(why, EINVAL, "cache: '%.40s' is none of read, none", word);
-	*ret_cache = word && word[0] == 'n' ? CONFIG_CACHE_NONE : CONFIG_CACHE_READ;
-	return 0;
+	return ret ? reason_prefix(why, ret, "cache") : 0;
 }
 
 static int do_lun_create(struct appliance *app, const struct protocol_request *req,

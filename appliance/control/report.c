@@ -295,6 +295,7 @@ json_t *appliance_report_lun(struct appliance *app, const char *name)
 {
 	struct snapshot s;
 	json_t *o = NULL, *urls, *offline;
+	const char *why;
 	size_t i;
 
 	if (take_snapshot(app, &s))
@@ -312,6 +313,9 @@ json_t *appliance_report_lun(struct appliance *app, const char *name)
 		json_object_set_new(o, "urls", urls);
 		json_object_set_new(o, "counters", counters_to_json(lun_counters(s.luns[i])));
 		json_object_set_new(o, "cache", report_lun_cache(s.luns[i]));
+		why = lun_uncached_reason(s.luns[i]);
+		if (why)
+			json_object_set_new(o, "cache_reason", json_string(why));
 	} else {
 		offline = json_array();
 		add_offline(app, &s, offline);

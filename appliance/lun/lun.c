@@ -49,6 +49,11 @@ static int check_size(const char *name, uint64_t size, uint32_t block_size, stru
 	return 0;
 }
 
+static bool is_buffered(const struct block_info *info)
+{
+	return info->mode && !strcmp(info->mode, "buffered");
+}
+
 static void free_names(struct lun *lun)
 {
 	free(lun->name);
@@ -92,7 +97,11 @@ int lun_create(const struct lun_options *opt, struct block_store *store, struct 
 	lun->description = opt->description ? strdup(opt->description) : NULL;
 	if (!lun->name || !lun->path || (opt->description && !lun->description))
 		err = reason_set(why, ENOMEM, "%s: no memory", opt->name);
-	else if (opt->cache)
+	else if (!opt->cache)
+		lun->uncached = "declared so";
+	else if (opt->cache_direct_only && is_buffered(&info))
+		lun->uncached = "buffered: the page cache serves it";
+	else
 		err = lun_set_cache(lun, opt->cache, opt->cache_weight, opt->cache_floor, why);
 	if (err) {
 		free_names(lun);

@@ -195,7 +195,8 @@ struct lun_options {
 	const char *description; /* NBD export description etc.; may be NULL */
 	/* Of reads; outlives the LUN. NULL: none; nor where its index has no place for the LUN. */
 	struct cache *cache;
-	uint32_t cache_weight; /* as cache_object_spec has them */
+	bool cache_direct_only; /* not where the store is buffered: the page cache serves it */
+	uint32_t cache_weight;	/* as cache_object_spec has them */
 	uint64_t cache_floor;
 };
 
@@ -237,6 +238,8 @@ struct lun_cache_stats {
 };
 /** The LUN's object in the cache; NULL: its reads are not cached. */
 struct cache_object *lun_cache_object(struct lun *lun);
+/** Why reads of the LUN are not cached, in words; NULL: they are. */
+const char *lun_uncached_reason(const struct lun *lun);
 /** False: reads of the LUN are not cached. Any thread. */
 bool lun_cache_stats(struct lun *lun, struct lun_cache_stats *ret_stats);
 

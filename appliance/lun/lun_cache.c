@@ -19,8 +19,10 @@ int lun_set_cache(struct lun *lun, struct cache *cache, uint32_t weight, uint64_
 	err = cache_object_create(cache, &spec, &lc->o);
 	if (err) {
 		free(lc);
-		if (err == -ENOSPC) /* thousands of LUNs: the last ones do without */
+		if (err == -ENOSPC) { /* thousands of LUNs: the last ones do without */
+			lun->uncached = "the index of the cache is full";
 			return 0;
+		}
 		return reason_set(why, -err, "%s: no room in the cache's index: %s", lun->name,
 				  strerror(-err));
 	}
@@ -49,6 +51,11 @@ void lun_cache_detach(struct lun *lun)
 struct cache_object *lun_cache_object(struct lun *lun)
 {
 	return lun->cache ? lun->cache->o : NULL;
+}
+
+const char *lun_uncached_reason(const struct lun *lun)
+{
+	return lun->cache ? NULL : lun->uncached;
 }
 
 bool lun_cache_stats(struct lun *lun, struct lun_cache_stats *ret_stats)

@@ -23,7 +23,8 @@ struct lun {
 	/* --- constant after creation --- */
 	char *name, *path, *description;
 	struct block_store *store;
-	struct lun_cache *cache; /* NULL: reads are not cached */
+	struct lun_cache *cache; /* NULL: reads are not cached, ... */
+	const char *uncached;	 /* ... and why, in words */
 	struct lun_identity identity;
 	uint32_t block_size;
 	int state_dirfd;

@@ -73,7 +73,7 @@ class Purger(threading.Thread):
 def test_what_is_read_again_comes_from_memory(ebb, disk):
     path = disk("64M")
     path.write_bytes(os.urandom(64 * MiB))
-    e = ebb(path, f"{disk('8M')},name=plain,cache=none")
+    e = ebb(f"{path},cache=read", f"{disk('8M')},name=plain,cache=none")
     before = cache_of(e)
     for _ in range(2):
         run(need("qemu-img"), "bench", "-f", "raw", "-c", "2000", "-d", "8", "-s", "4096", "-S", "16384", e.iscsi("disk0"))
@@ -83,13 +83,25 @@ def test_what_is_read_again_comes_from_memory(ebb, disk):
     assert cache_of(e, "plain") is None
     shown = e.cli("lun", "show", "disk0").stdout
     assert "hits" in shown and "read ahead" in shown
-    assert "cache       none" in e.cli("lun", "show", "plain").stdout
+    assert "cache       none (declared so)" in e.cli("lun", "show", "plain").stdout
+
+
+def test_what_is_buffered_is_left_to_the_page_cache(ebb, disk):
+    """Unless somebody asks: two caches of the same bytes are one too many."""
+    e = ebb(f"{disk('8M')},io=buffered,name=a", f"{disk('8M')},io=buffered,name=b,cache=read")
+    assert cache_of(e, "a") is None and cache_of(e, "b") is not None
+    assert "none (buffered: the page cache serves it)" in e.cli("lun", "show", "a").stdout
+    e.cli("lun", "create", "--io", "buffered", "--cache", "read", "c", disk("8M"))
+    e.cli("lun", "create", "--io", "buffered", "d", disk("8M"))
+    assert cache_of(e, "c") is not None and cache_of(e, "d") is None
+    bad = e.cli("lun", "create", "--cache", "some", "x", disk("8M"), check=False)
+    assert bad.returncode == 1 and "auto, read, none" in bad.stdout
 
 
 def test_a_sequential_reader_is_read_ahead_of(ebb, disk, tmp_path):
     path = disk("64M")
     path.write_bytes(os.urandom(64 * MiB))
-    e = ebb(path)
+    e = ebb(f"{path},cache=read")
     run(need("qemu-img"), "bench", "-f", "raw", "-c", "4000", "-d", "1", "-s", "4096", e.iscsi())
     c = cache_of(e)
     assert c["readahead_pages"] > 3000
@@ -99,7 +111,7 @@ def test_a_sequential_reader_is_read_ahead_of(ebb, disk, tmp_path):
 
 
 def checked_while_memory_is_taken(ebb, disk, mode, seconds):
-    e = ebb(f"{disk('64M')},io={mode}", args=["--memory", "64M"])
+    e = ebb(f"{disk('64M')},io={mode},cache=read", args=["--memory", "64M"])
     purger = Purger(e)
     purger.start()
     try:

@@ -41,7 +41,7 @@ def served(tmp_path, ebb):
     fifo = tmp_path / "pressure"
     os.mkfifo(fifo)
     image = make_file(tmp_path / "a.img")
-    e = ebb(image, f"{make_file(tmp_path / 'b.img', MIB)},cache=none", args=["--memory", "128M"],
+    e = ebb(f"{image},cache=read", f"{make_file(tmp_path / 'b.img', MIB)},cache=none", args=["--memory", "128M"],
                     env={"MEMORY_PRESSURE_WATCH": str(fifo)})
     assert read_all(e.nbd("a")) == image.read_bytes()
     e.fifo, e.image = fifo, image
@@ -170,7 +170,7 @@ def test_sessions_beyond_the_floor_are_refused(tmp_path):
 
 def test_addresses_that_are_limited_do(tmp_path, ebb):
     image = make_file(tmp_path / "a.img", MIB)
-    e = ebb(image, args=["--memory", "64M"], wait=False)
+    e = ebb(f"{image},cache=read", args=["--memory", "64M"], wait=False)
     e.cmd = ["sh", "-c", 'ulimit -v 3000000; exec "$@"', "sh", *e.cmd]
     e.start()
     assert read_all(e.nbd("a"), MIB) == image.read_bytes()

@@ -208,7 +208,7 @@ def test_memory_is_told_as_ebb_memory_tells_it(watched, disk):
 
 def test_the_tiers_of_the_cache(watched, disk):
     """Page by page: a miss, then hits; what is written is known; zeros are only noted."""
-    e = watched(disk("64M"))
+    e = watched(f"{disk('64M')},cache=read")
     page = 4096
     run(need("qemu-io"), "-f", "raw", "-c", f"write -P 7 0 {4 * page}", e.iscsi())
     for n in range(3):

@@ -33,7 +33,7 @@ static const char whole[] =
 	"    description: the first\n"
 	"    uuid: 00112233-4455-4677-8899-aabbccddeeff\n"
 	"  - {name: B_2, path: /b, read_only: true, removable: true, cache: none}\n"
-	"  - {name: c, path: /c, size: 1M, create: false}\n"
+	"  - {name: c, path: /c, size: 1M, create: false, cache: read}\n"
 	"iscsi:\n"
 	"  portals: ['127.0.0.1:3260', '[::1]:3260']\n"
 	"  limits: {queue_depth: 64, login_timeout: 5}\n"
@@ -69,11 +69,12 @@ static void test_every_key_arrives(void **state)
 	assert_int_equal(c->luns_count, 3);
 	assert_int_equal(c->luns[0].size, 3ull << 29);
 	assert_int_equal(c->luns[0].mode, BLOCK_MODE_DIRECT);
-	assert_int_equal(c->luns[0].cache, CONFIG_CACHE_READ);
+	assert_int_equal(c->luns[0].cache, CONFIG_CACHE_AUTO);
 	assert_int_equal(c->luns[0].cache_weight, 300);
 	assert_int_equal(c->luns[0].cache_floor, 16 << 20);
 	assert_true(c->luns[1].read_only && c->luns[1].removable);
 	assert_int_equal(c->luns[1].cache, CONFIG_CACHE_NONE);
+	assert_int_equal(c->luns[2].cache, CONFIG_CACHE_READ);
 	assert_non_null(c->luns[2].create);
 	assert_false(*c->luns[2].create);
 	assert_int_equal(c->iscsi.portals_count, 2);
