@@ -33,6 +33,7 @@
 #define BATCH	      64u  /* pages that are given to the kernel together */
 #define FILL_RUN      16u  /* pages that are inserted together */
 #define LINE_SLOTS    15u
+#define SLOT_USED     (1u << 31) /* of every slot that is */
 #define GHOST_WAYS    8u
 #define TALLIES	      16u /* of the first threads one each, the last of all others */
 #define OBJECTS_MAX   4096u
@@ -96,7 +97,7 @@ struct entry {
 };
 _Static_assert(sizeof(struct entry) == 16, "an entry is 16 bytes");
 
-/* A cache line of the index. Slots: bits of the hash, and entry plus one; 0: empty. */
+/* A cache line of the index. Slots: SLOT_USED, bits of the hash, and entry plus one; 0: empty. */
 struct line {
 	_Atomic uint32_t slot[LINE_SLOTS];
 	_Atomic uint32_t passed; /* pages that hash to here or before, and stand further on */
@@ -212,7 +213,8 @@ static inline bool entry_has_frame(const struct shard *s, uint32_t i)
 uint32_t index_find(const struct shard *s, uint64_t key, uint64_t hash, uint64_t *ret_key);
 /** The entries that might have a page, by the hash alone, until NO_ENTRY. */
 struct index_walk {
-	uint32_t line, slot, tag, passed;
+	uint32_t line, tag, passed;
+	uint32_t found; /* slots of the line that are still to be looked at */
 };
 struct index_walk index_walk(const struct shard *s, uint64_t hash);
 uint32_t index_next(const struct shard *s, struct index_walk *w);

@@ -5,8 +5,11 @@
  * Lines of 15 slots, each a cache line. A page stands in the line it hashes to or, if that was
  * full, in the next one that was not; each line it had to pass counts it. So a search ends at the
  * first line that nobody passed, and removing leaves no marks: the counts go down again. A slot has
- * as many bits as it takes to number the shard's entries, and above them bits of the hash, 8 at
+ * as many bits as it takes to number the shard's entries, and above them bits of the hash, 7 at
  * least, so that other pages' entries are seldom looked at. Nothing ever moves.
+ *
+ * The slots of a line are compared without a branch: where a page stands in its line cannot be
+ * guessed, and a wrong guess delays the copy of its bytes.
  *
  * Changes are made under the shard's lock. Searches need none: a slot or key seen too late is a
  * miss, which is always allowed, and what is found is found by its key, which who needs more than
@@ -26,30 +29,50 @@ static uint32_t next_line(const struct shard *s, uint32_t l)
 }
 static uint32_t slot_tag(const struct shard *s, uint64_t hash)
 {
-	return (uint32_t)(hash >> 32) & ~s->slot_mask;
+	/* Never that of an empty slot. */
+	return (uint32_t)(hash >> 32 & ~s->slot_mask) | SLOT_USED;
+}
+
+/* Bit k: slot k has that tag. */
+static uint32_t matches(const struct shard *s, const struct line *line, uint32_t tag)
+{
+	uint32_t found = 0;
+
+	for (unsigned k = LINE_SLOTS; k-- > 0;) {
+		uint32_t slot = atomic_load_explicit(&line->slot[k], memory_order_acquire);
+
+		found = 2 * found + ((slot ^ tag) <= s->slot_mask);
+	}
+	return found;
 }
 
 struct index_walk index_walk(const struct shard *s, uint64_t hash)
 {
-	return (struct index_walk){.line = home_line(s, hash), .tag = slot_tag(s, hash)};
+	struct index_walk w = {.line = home_line(s, hash), .tag = slot_tag(s, hash)};
+
+	w.found = matches(s, &s->line[w.line], w.tag);
+	return w;
 }
 
 uint32_t index_next(const struct shard *s, struct index_walk *w)
 {
-	for (; w->passed < s->lines; w->passed++, w->line = next_line(s, w->line), w->slot = 0) {
-		struct line *line = &s->line[w->line];
+	for (;;) {
+		const struct line *line = &s->line[w->line];
 
-		while (w->slot < LINE_SLOTS) {
-			uint32_t slot =
-				atomic_load_explicit(&line->slot[w->slot++], memory_order_acquire);
+		while (w->found) {
+			unsigned k = (unsigned)__builtin_ctz(w->found);
+			uint32_t slot = atomic_load_explicit(&line->slot[k], memory_order_acquire);
 
-			if ((slot & s->slot_mask) && (slot & ~s->slot_mask) == w->tag)
+			w->found &= w->found - 1;
+			if ((slot ^ w->tag) <= s->slot_mask) /* still */
 				return (slot & s->slot_mask) - 1;
 		}
-		if (!atomic_load_explicit(&line->passed, memory_order_relaxed))
-			break;
+		if (!atomic_load_explicit(&line->passed, memory_order_relaxed) ||
+		    ++w->passed == s->lines)
+			return NO_ENTRY;
+		w->line = next_line(s, w->line);
+		w->found = matches(s, &s->line[w->line], w->tag);
 	}
-	return NO_ENTRY;
 }
 
 uint32_t index_find(const struct shard *s, uint64_t key, uint64_t hash, uint64_t *ret_key)
