@@ -284,7 +284,8 @@ static inline bool demote_may_have(const struct cache_object *o)
  */
 void demote_locked(struct shard *s, uint32_t i);
 /** 0: the page was in tmem and @dst has the bytes; -ENODATA. */
-int promote(struct cache_object *o, const struct place *at, uint32_t off, uint32_t len, void *dst);
+/* Of a page that the index did not have when this read looked. */
+int recall(struct cache_object *o, const struct place *at, uint32_t off, uint32_t len, void *dst);
 void demote_flush(struct cache_object *o, uint64_t first, uint64_t n);
 /** Asks tmem whether it still has pages of the object. */
 void demote_look(struct cache_object *o);

@@ -13,7 +13,17 @@
  *   lock, where the region's writers are looked at.
  *
  * So when cache_write_begin() has returned, tmem has nothing of the range that a reader would ask
- * for. An object is asked about only if it may have pages there: puts are numbered; if at a time
+ * for.
+ *
+ * A page that is asked for in tmem is copied out and stays: it costs no frame, so nothing need be
+ * evicted and compressed for it. Only what is asked for again comes back to memory (promote()).
+ * Copying out makes no place, so there is nothing that a write could doom. It needs none. Who reads
+ * has looked at the index first and found no entry. What he then finds in tmem was put from a page
+ * that was evicted after that look, and was current then; or before, and then its put had ended, as
+ * its entry was gone, and tmem has had it since, unflushed: no write of it that was over at the
+ * time of the look came after that put. Either way it was current at a moment of this read.
+ *
+ * An object is asked about only if it may have pages there: puts are numbered; if at a time
  * when none was under way its pool was empty, nothing is there but by later puts.
  */
 #include <errno.h>
@@ -90,6 +100,24 @@ void demote_look(struct cache_object *o)
 		;
 }
 
+/*
+ * 0: the page was in tmem, stays there, and @dst has the bytes. -EALREADY: it should come back.
+ * -ENODATA.
+ */
+static int copy_out(struct cache_object *o, const struct place *at, uint32_t off, uint32_t len,
+		    void *dst)
+{
+	uint64_t page = key_page(at->key);
+	struct tmem_oid oid = oid_of(page);
+	uint8_t whole[CACHE_PAGE];
+	void *to = len == CACHE_PAGE ? dst : whole;
+	int ret = tmem_get_once(o->client, o->pool, &oid, index_of(page), to);
+
+	if (!ret && to != dst)
+		memcpy(dst, whole + off, len);
+	return !ret || ret == -EALREADY ? ret : -ENODATA;
+}
+
 /* Makes a place for the page: NO_ENTRY if it has one, is being written, or no frame may be had. */
 static uint32_t prepare(struct cache_object *o, const struct place *at)
 {
@@ -128,7 +156,9 @@ static void arrive(const struct place *at, uint32_t i, int ret)
 	batch_mark(s->c, &b);
 }
 
-int promote(struct cache_object *o, const struct place *at, uint32_t off, uint32_t len, void *dst)
+/* As recall(), and the page is in memory afterwards. */
+static int promote(struct cache_object *o, const struct place *at, uint32_t off, uint32_t len,
+		   void *dst)
 {
 	uint64_t page = key_page(at->key);
 	struct tmem_oid oid = oid_of(page);
@@ -145,6 +175,15 @@ int promote(struct cache_object *o, const struct place *at, uint32_t off, uint32
 		published = volatile_publish(o->c->range, at->s->first + i);
 	}
 	arrive(at, i, published);
+	return ret ? -ENODATA : 0;
+}
+
+int recall(struct cache_object *o, const struct place *at, uint32_t off, uint32_t len, void *dst)
+{
+	int ret = copy_out(o, at, off, len, dst);
+
+	if (ret == -EALREADY)
+		ret = promote(o, at, off, len, dst);
 	if (!ret)
 		return 0;
 	if (atomic_fetch_add_explicit(&o->tmem_misses, 1, memory_order_relaxed) % LOOK_EACH == 0)

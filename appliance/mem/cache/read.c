@@ -129,7 +129,7 @@ int cache_read(struct cache_object *o, uint64_t page, uint32_t off, uint32_t len
 	}
 	if (ret == -ENODATA)
 		forget_purged(o, &at);
-	if (ret == -ENOENT && demote_may_have(o) && !promote(o, &at, off, len, dst)) {
+	if (ret == -ENOENT && demote_may_have(o) && !recall(o, &at, off, len, dst)) {
 		tally_add(o, COUNT_hits_tmem, 1);
 		return 0;
 	}

@@ -125,9 +125,15 @@ int tmem_put(struct tmem_client *c, u32 id, const struct tmem_oid *oid, u64 inde
 	return r;
 }
 
-/* The page with a reference, and its object with one; or NULL. */
+enum get_kind {
+	GET,
+	GET_ONCE,
+	GET_EXCLUSIVE,
+};
+
+/* The page with a reference, and its object with one; or NULL. *@ret_again: it was used lately. */
 static struct tmem_page *page_get(struct tmem_pool *pool, const struct tmem_oid *oid, u64 index,
-				  struct tmem_object **ret_o)
+				  struct tmem_object **ret_o, bool *ret_again)
 {
 	struct tmem_object *o = object_find(pool, oid);
 	struct tmem_page *p = NULL;
@@ -142,6 +148,7 @@ static struct tmem_page *page_get(struct tmem_pool *pool, const struct tmem_oid 
 		do
 			v = core_atomic_read(&p->refs);
 		while (!core_atomic_cas(&p->refs, v, (v + PAGE_REF) | PAGE_REFERENCED));
+		*ret_again = v & PAGE_REFERENCED;
 	}
 	core_unlock(&o->lock);
 	if (p)
@@ -155,22 +162,26 @@ static struct tmem_page *page_get(struct tmem_pool *pool, const struct tmem_oid 
  * One attempt. -EAGAIN: an exclusive get found the page taken or replaced when it had loaded it.
  * Damaged pages go; what else fails leaves the page where it is.
  */
-static int get_once(struct tmem_client *c, struct tmem_pool *pool, const struct tmem_oid *oid,
-		    u64 index, void *data, bool exclusive)
+static int try_get(struct tmem_client *c, struct tmem_pool *pool, const struct tmem_oid *oid,
+		   u64 index, void *data, enum get_kind kind)
 {
 	struct tmem *t = c->t;
 	struct tmem_object *o;
-	struct tmem_page *p = page_get(pool, oid, index, &o);
+	bool again;
+	struct tmem_page *p = page_get(pool, oid, index, &o, &again);
 	int r;
 
 	if (!p)
 		return -ENOENT;
-	r = t->ops->load(t->host, p->handle, data);
+	if (kind == GET_ONCE && again)
+		r = -EALREADY;
+	else
+		r = t->ops->load(t->host, p->handle, data);
 	if (r == -EBADMSG) {
 		object_remove_page(o, p);
 		count(c, TMEM_C_corrupt);
 		r = pool->flags & TMEM_PERSISTENT ? -EIO : -ENOENT;
-	} else if (!r && exclusive && !object_remove_page(o, p)) {
+	} else if (!r && kind == GET_EXCLUSIVE && !object_remove_page(o, p)) {
 		r = -EAGAIN;
 	}
 	page_put(p);
@@ -179,7 +190,7 @@ static int get_once(struct tmem_client *c, struct tmem_pool *pool, const struct 
 }
 
 static int get(struct tmem_client *c, u32 id, const struct tmem_oid *oid, u64 index, void *data,
-	       bool exclusive)
+	       enum get_kind kind)
 {
 	struct tmem_pool *pool = pool_get(c, id);
 	int r;
@@ -187,12 +198,13 @@ static int get(struct tmem_client *c, u32 id, const struct tmem_oid *oid, u64 in
 	if (!pool)
 		return -ENOENT;
 	do
-		r = get_once(c, pool, oid, index, data, exclusive);
+		r = try_get(c, pool, oid, index, data, kind);
 	while (r == -EAGAIN);
-	count(c, TMEM_C_gets);
+	if (r != -EALREADY)
+		count(c, TMEM_C_gets);
 	if (!r)
 		count(c, TMEM_C_hits);
-	if (!r && exclusive)
+	if (!r && kind == GET_EXCLUSIVE)
 		count(c, TMEM_C_exclusive);
 	pool_put(pool);
 	return r;
@@ -200,13 +212,19 @@ static int get(struct tmem_client *c, u32 id, const struct tmem_oid *oid, u64 in
 
 int tmem_get(struct tmem_client *c, u32 pool, const struct tmem_oid *oid, u64 index, void *page)
 {
-	return get(c, pool, oid, index, page, false);
+	return get(c, pool, oid, index, page, GET);
+}
+
+int tmem_get_once(struct tmem_client *c, u32 pool, const struct tmem_oid *oid, u64 index,
+		  void *page)
+{
+	return get(c, pool, oid, index, page, GET_ONCE);
 }
 
 int tmem_get_and_flush(struct tmem_client *c, u32 pool, const struct tmem_oid *oid, u64 index,
 		       void *page)
 {
-	return get(c, pool, oid, index, page, true);
+	return get(c, pool, oid, index, page, GET_EXCLUSIVE);
 }
 
 int tmem_flush_page(struct tmem_client *c, u32 id, const struct tmem_oid *oid, u64 index)

@@ -111,6 +111,13 @@ int tmem_put(struct tmem_client *c, u32 pool, const struct tmem_oid *oid, u64 in
  * was damaged (in an ephemeral one that is a miss); any other but -ENOENT: it is still there.
  */
 int tmem_get(struct tmem_client *c, u32 pool, const struct tmem_oid *oid, u64 index, void *page);
+/**
+ * As tmem_get(), but -EALREADY, with nothing copied nor counted, for a page that was got since it
+ * was put, or since eviction last passed it over: it is wanted more than once, and whoever has a
+ * better place for it takes it there (tmem_get_and_flush()).
+ */
+int tmem_get_once(struct tmem_client *c, u32 pool, const struct tmem_oid *oid, u64 index,
+		  void *page);
 /** As tmem_get(), and the page is gone: of several that race for it, exactly one gets it. */
 int tmem_get_and_flush(struct tmem_client *c, u32 pool, const struct tmem_oid *oid, u64 index,
 		       void *page);

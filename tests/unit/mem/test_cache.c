@@ -357,6 +357,41 @@ static void test_what_was_used_goes_to_tmem_and_comes_back(void **state)
 	assert_int_equal(get(o, 5000), -1);
 }
 
+static void test_a_page_in_tmem_comes_back_when_it_is_asked_for_twice(void **state)
+{
+	uint64_t sent, page = 0;
+
+	fill_hot(o, 0, PAGES, 1);
+	cache_set_target(rig.c, PAGES / 2 * CACHE_PAGE, true);
+	sent = stats_of(rig.c).demoted;
+	while (cache_has(o, page))
+		page++;
+	assert_int_equal(get(o, page), 1);
+	assert_false(cache_has(o, page));
+	assert_int_equal(stats_of(rig.c).demoted, sent);
+	assert_int_equal(get(o, page), 1);
+	assert_true(cache_has(o, page));
+	assert_int_equal(stats_of(rig.c).demoted, sent + 1);
+	assert_int_equal(stats_of(rig.c).hits_tmem, 2);
+	assert_int_equal(queue_of(page), QUEUE_MAIN);
+}
+
+/* A part of a page, and from tmem into nothing but the reader's memory. */
+static void test_a_part_of_a_page_in_tmem_is_read(void **state)
+{
+	uint8_t whole[CACHE_PAGE], part[102];
+
+	fill_hot(o, 3, 1, 9);
+	cache_set_target(rig.c, 0, true);
+	stamp(whole, 3, 9);
+	memset(part, 0xaa, sizeof(part));
+	assert_int_equal(cache_read(o, 3, 1001, 100, part + 1), 0);
+	assert_memory_equal(part + 1, whole + 1001, 100);
+	assert_int_equal(part[0], 0xaa);
+	assert_int_equal(part[101], 0xaa);
+	assert_int_equal(stats_of(rig.c).hits_tmem, 1);
+}
+
 static void test_a_write_drops_what_is_in_tmem(void **state)
 {
 	static const uint64_t lens[] = {1, 70, 2000, UINT64_MAX / CACHE_PAGE};
@@ -524,6 +559,8 @@ int main(void)
 		plain(test_what_comes_back_soon_is_taken_for_good),
 		cmocka_unit_test(test_a_lower_target_is_reached_with_hot_pages),
 		tmem(test_what_was_used_goes_to_tmem_and_comes_back),
+		tmem(test_a_page_in_tmem_comes_back_when_it_is_asked_for_twice),
+		tmem(test_a_part_of_a_page_in_tmem_is_read),
 		tmem(test_a_write_drops_what_is_in_tmem),
 		tmem(test_an_empty_tmem_is_not_asked),
 		plain(test_objects_do_not_see_each_other),

@@ -91,6 +91,37 @@ static void test_exclusive_get_takes(void **state)
 	assert_int_equal(get(f->a, f->per, &oid1, 0), -ENOENT);
 }
 
+static int64_t once(struct tmem_client *c, u32 pool, const struct tmem_oid *oid, u64 index)
+{
+	uint8_t page[TEST_PAGE];
+	int r = tmem_get_once(c, pool, oid, index, page);
+
+	return r ? r : (int64_t)page_value(page);
+}
+
+static void test_a_page_is_got_once_until_eviction_has_passed_it(void **state)
+{
+	struct fixture *f = *state;
+	struct tmem_stats s;
+
+	assert_int_equal(once(f->a, f->eph, &oid1, 5), -ENOENT);
+	assert_int_equal(put(f->a, f->eph, &oid1, 5, 50), 0);
+	assert_int_equal(put(f->a, f->eph, &oid1, 6, 60), 0);
+	assert_int_equal(once(f->a, f->eph, &oid1, 5), 50);
+	assert_int_equal(once(f->a, f->eph, &oid1, 5), -EALREADY);
+	assert_int_equal(once(f->a, f->eph, &oid1, 5), -EALREADY);
+	tmem_client_stats(f->a, &s);
+	assert_int_equal(s.gets, 2);
+	assert_int_equal(s.hits, 1);
+	/* Page 6 goes, and 5, which was to go first, has had its second chance. */
+	assert_int_not_equal(tmem_evict(f->t, f->a, 1), 0);
+	assert_int_equal(once(f->a, f->eph, &oid1, 6), -ENOENT);
+	assert_int_equal(once(f->a, f->eph, &oid1, 5), 50);
+	assert_int_equal(take(f->a, f->eph, &oid1, 5), 50);
+	assert_int_equal(put(f->a, f->eph, &oid1, 5, 51), 0);
+	assert_int_equal(once(f->a, f->eph, &oid1, 5), 51);
+}
+
 static void test_put_replaces(void **state)
 {
 	struct fixture *f = *state;
@@ -674,6 +705,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		T(test_put_get_flush),
 		T(test_exclusive_get_takes),
+		T(test_a_page_is_got_once_until_eviction_has_passed_it),
 		T(test_put_replaces),
 		T(test_failed_replace_leaves_nothing),
 		T(test_flush_object),
