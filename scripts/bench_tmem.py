@@ -8,12 +8,13 @@ import bench_engine as engine
 WAYS = ("plain", "tmem")
 TIERS = ("memory", "zero", "tmem")
 PATIENCE = 600  # seconds, for a slow disk
+SLOWER_US = (0, 1000)  # the machine's own disk, and as if it were a millisecond away
 
 
-def measure(program, image, mib, rounds):
+def measure(program, image, mib, rounds, slower_us):
     """(samples of each (trace, depth, way) in the order of the rounds, what each (trace, way) held in the end)."""
     slices, held = {}, {}
-    for line in engine.run([program, image, mib, rounds], PATIENCE).splitlines():
+    for line in engine.run([program, image, mib, rounds, slower_us], PATIENCE).splitlines():
         sample = json.loads(line)
         trace, way = sample.pop("trace"), sample.pop("way")
         if "depth" in sample:

@@ -3,7 +3,9 @@
  * Whether the second-chance cache pays: 4 KiB reads of a LUN in this process, direct I/O, no front,
  * by traces (trace.h) of three times as many pages as fit in the memory, which compress 2.5 : 1.
  *
- *	tmem_gain FILE MIB ROUNDS	FILE is overwritten, with six times MIB
+ *	tmem_gain FILE MIB ROUNDS [US]	FILE is overwritten, with six times MIB
+ *
+ * US: by so many microseconds each read of the store takes longer (slow_store.h).
  *
  * Two ways to use MIB of memory, each with a LUN of its own on the file: all is the read cache's
  * ("plain"), or it is divided between that and tmem as the appliance does where nothing is declared
@@ -28,6 +30,7 @@
 #include "mem/budget/budget.h"
 #include "mem/tmem/host.h"
 #include "reader.h"
+#include "slow_store.h"
 #include "trace.h"
 
 #define DATA	    3u /* times the memory */
@@ -65,7 +68,8 @@ struct way {
 
 static struct {
 	const char *path;
-	uint64_t pages; /* of the memory */
+	uint64_t pages;	   /* of the memory */
+	uint64_t delay_ns; /* of the store */
 	unsigned rounds;
 	struct reactor *reactor;
 } bench;
@@ -99,11 +103,12 @@ static void write_file(uint64_t pages)
 
 static void way_open(struct way *w, bool tmem, const struct trace *trace)
 {
-	struct lun_options opt = {.name = w->name,
-				  .path = bench.path,
-				  .mode = BLOCK_MODE_DIRECT,
-				  .read_only = true,
-				  .state_dirfd = -1};
+	struct lun_options opt = {
+		.name = w->name, .path = bench.path, .read_only = true, .state_dirfd = -1};
+	struct block_open_options store_opt = {
+		.path = bench.path, .mode = BLOCK_MODE_DIRECT, .read_only = true};
+	struct block_store *store;
+	int err;
 	uint64_t mib = bench.pages * READER_PAGE >> 20;
 	struct reason why = {""};
 	struct config *cfg;
@@ -116,7 +121,9 @@ static void way_open(struct way *w, bool tmem, const struct trace *trace)
 		die(why.text);
 	config_free(cfg);
 	opt.cache = memory_cache(w->memory);
-	if (lun_open(&opt, &w->lun, &why))
+	err = bench.delay_ns ? slow_store_open(&store_opt, bench.delay_ns, &store, &why)
+			     : block_open_file(&store_opt, &store, &why);
+	if (err || lun_create(&opt, store, &w->lun, &why))
 		die(why.text);
 	w->trace = trace;
 	w->at = w->end = 0;
@@ -290,10 +297,11 @@ int main(int argc, char **argv)
 {
 	struct reactor_options opt = {.name = "bench"};
 	struct reactor_set *set;
-	uint64_t mib = argc == 4 ? strtoull(argv[2], NULL, 10) : 0;
+	uint64_t mib = argc == 4 || argc == 5 ? strtoull(argv[2], NULL, 10) : 0;
 
 	if (mib < 16 || mib > 65536)
-		die("usage: tmem_gain FILE MIB ROUNDS (16 MiB at least)");
+		die("usage: tmem_gain FILE MIB ROUNDS [US] (16 MiB at least)");
+	bench.delay_ns = argc == 5 ? strtoull(argv[4], NULL, 10) * 1000 : 0;
 	bench.path = argv[1];
 	bench.pages = (mib << 20) / READER_PAGE;
 	bench.rounds = (unsigned)atoi(argv[3]);
