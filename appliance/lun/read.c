@@ -261,6 +261,20 @@ static bool came_meanwhile(struct lun_io *io)
 	return true;
 }
 
+/*
+ * Leaves the run out of the cache if its pages are not worth a place. Of others' ranges it had to
+ * know before: they may be reading what it needs. A page of which a part was read is worth it: the
+ * next sector follows.
+ */
+static void weigh(struct lun_io *io, struct run *run)
+{
+	if (!io->entered || run->lo != run->pos || run->hi != run->end ||
+	    cache_wants(io->lun->cache->o, io->fill.first, io->fill.end - io->fill.first))
+		return;
+	run->keep = run->bounce = false;
+	leave(io);
+}
+
 /* The last thing before the store is read. */
 static void begin_fill(struct lun_io *io, const struct run *run)
 {
@@ -271,6 +285,8 @@ static void begin_fill(struct lun_io *io, const struct run *run)
 		      cache_fill_begin(io->lun->cache->o, &io->cache_fill, first, end - first);
 	if (!io->filling)
 		leave(io);
+	else if (run->hi > page_up(run->end))
+		io->cache_fill.ahead = page_up(run->end) / CACHE_PAGE;
 }
 
 /* The pages of the fill are in @iov, from byte @skip on (@niov 0: they could not be read). */
@@ -293,6 +309,7 @@ static enum lun_plan start_run(struct lun_io *io)
 		return LUN_PLAN_WAIT;
 	if (came_meanwhile(io))
 		return LUN_PLAN_DONE;
+	weigh(io, &run);
 	run.bounce = run.bounce && lun_bounce_try(io, (uint32_t)(run.hi - run.lo));
 	begin_fill(io, &run);
 	io->store_reads++;
@@ -391,6 +408,7 @@ static bool enter_missing(struct lun_io *io, uint64_t at, uint64_t end)
 		if (!io->entered) /* it comes without us */
 			continue;
 		io->filling = cache_fill_begin(lc->o, &io->cache_fill, first, io->fill.end - first);
+		io->cache_fill.ahead = first;
 		if (io->filling)
 			return true;
 		leave(io);

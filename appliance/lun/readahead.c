@@ -245,8 +245,10 @@ static bool enter(struct lun_cache *lc, struct background *b, uint64_t first, ui
 	b->fill.end = end;
 	if (first == end || fills_enter(&lc->fills, &b->fill, NULL) != FILLS_OWN)
 		return false;
-	if (cache_fill_begin(lc->o, &b->cache_fill, first, b->fill.end - first))
+	if (cache_fill_begin(lc->o, &b->cache_fill, first, b->fill.end - first)) {
+		b->cache_fill.ahead = first;
 		return true;
+	}
 	fills_leave(&lc->fills, &b->fill);
 	return false;
 }

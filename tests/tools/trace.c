@@ -309,6 +309,8 @@ size_t trace_hits_cache(const struct trace *t, struct cache_object *o)
 			hits += i >= trace_counted_from(t);
 			continue;
 		}
+		if (!cache_wants(o, t->access[i], 1))
+			continue;
 		trace_make_page(page, t->access[i]);
 		if (cache_fill_begin(o, &f, t->access[i], 1))
 			cache_fill_end(&f, &(struct iovec){page, sizeof(page)}, 1, 0);

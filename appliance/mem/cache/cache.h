@@ -67,11 +67,19 @@ bool cache_has(struct cache_object *o, uint64_t page);
 
 /* --- filling --- */
 
+/**
+ * Whether pages that were missed are worth a fill. False where of late next to nothing that came
+ * was asked for again, and there is no room left; then they are remembered, and wanted when they
+ * are missed again. Who asks has read the pages whole; what is read ahead of its reader is wanted.
+ */
+bool cache_wants(struct cache_object *o, uint64_t first, uint64_t n);
+
 struct cache_fill {
 	struct cache_object *o;
 	uint64_t first; /* page */
 	uint64_t n;	/* pages */
 	uint64_t ticket;
+	uint64_t ahead; /* from this page on nobody has asked for them yet; begin: none */
 };
 
 /**

@@ -90,10 +90,11 @@ enum queue_id {
 
 struct entry {
 	_Atomic uint64_t key;	       /* changed under the shard's lock, read by anybody */
-	uint32_t next : 24, queue : 7; /* under the lock, as the next two */
+	uint32_t next : 24, queue : 6; /* under the lock, as the next three */
 	uint32_t spared : 1;
+	uint32_t ahead : 1; /* read ahead: the first read is what it came for, no sign of use */
 	uint32_t prev : 24;
-	_Atomic uint8_t use; /* hits, up to USE_MAX; written by readers */
+	_Atomic uint8_t use; /* reads, up to USE_MAX; written by readers */
 };
 _Static_assert(sizeof(struct entry) == 16, "an entry is 16 bytes");
 
@@ -132,6 +133,8 @@ struct shard {
 	uint32_t limit, held;	    /* frames that may have memory; that have */
 	uint32_t pages, zero_pages; /* in the index */
 	uint32_t ghost_clock;
+	uint32_t trial, useful, skipped;	   /* policy.c: admission */
+	_Atomic bool picky;			   /* read by anybody */
 	uint32_t batch[BATCH + FILL_RUN], n_batch; /* frames of fresh pages */
 } __attribute__((aligned(64)));
 
@@ -194,6 +197,15 @@ struct place {
 	uint64_t key, hash; /* state 0 */
 };
 struct place place_of(const struct cache_object *o, uint64_t page);
+/** Of the page @k after @first, in the same region. */
+static inline struct place place_after(const struct place *first, uint64_t k)
+{
+	struct place at = *first;
+
+	at.key += k;
+	at.hash = key_mix(at.key);
+	return at;
+}
 static inline struct cache_object *entry_object(const struct shard *s, uint64_t key)
 {
 	return s->c->objects[key_object(key)];
@@ -201,6 +213,13 @@ static inline struct cache_object *entry_object(const struct shard *s, uint64_t 
 static inline uint64_t entry_key(const struct entry *e)
 {
 	return atomic_load_explicit(&e->key, memory_order_acquire);
+}
+/* How often the page was asked for beyond what it came for. Under the lock. */
+static inline unsigned entry_uses(const struct entry *e)
+{
+	unsigned use = atomic_load_explicit(&e->use, memory_order_relaxed);
+
+	return use - (use && e->ahead);
 }
 static inline bool entry_has_frame(const struct shard *s, uint32_t i)
 {
@@ -230,6 +249,10 @@ void queue_remove_locked(struct shard *s, uint32_t i);
 /** Whether the page was let go a while ago; forgets it. */
 bool ghost_take_locked(struct shard *s, uint64_t hash);
 void ghost_add_locked(struct shard *s, uint64_t hash);
+/** A page came, or was kept out, or left small: whether it had been of use. */
+void policy_note_locked(struct shard *s, bool useful);
+/** Whether the @n pages from @at on, of one region, are worth a place; if not, ghosts remember. */
+bool policy_wants_locked(struct shard *s, const struct place *at, uint64_t n);
 /** The page that goes next, still queued. @filler: who wants a frame; NULL: nobody, memory is. */
 uint32_t policy_victim_locked(struct shard *s, const struct cache_object *filler);
 uint32_t policy_zero_victim_locked(struct shard *s);

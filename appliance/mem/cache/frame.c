@@ -51,7 +51,7 @@ void entry_enter_locked(struct shard *s, uint32_t i, const struct place *at, enu
 	struct entry *e = &s->entry[i];
 
 	atomic_store_explicit(&e->use, 0, memory_order_relaxed);
-	e->spared = 0;
+	e->spared = e->ahead = 0;
 	atomic_store_explicit(&e->key, at->key | (uint64_t)state << KEY_STATE_SHIFT,
 			      memory_order_release);
 	index_insert_locked(s, i, at->hash);
@@ -110,11 +110,14 @@ static void evict_locked(struct shard *s, uint32_t i, bool may_demote)
 	struct entry *e = &s->entry[i];
 	struct cache_object *o = entry_object(s, entry_key(e));
 	/* What came once and was never asked for again is not worth compressing. */
-	bool worth = e->queue == QUEUE_MAIN || atomic_load_explicit(&e->use, memory_order_relaxed);
+	bool used = entry_uses(e), worth = e->queue == QUEUE_MAIN || used;
 
 	tally_add(o, COUNT_evicted, 1);
-	if (e->queue == QUEUE_SMALL)
+	if (e->queue == QUEUE_SMALL) {
 		ghost_add_locked(s, key_mix(entry_key(e)));
+		if (!e->ahead)
+			policy_note_locked(s, used);
+	}
 	if (may_demote && worth && o->client) {
 		demote_locked(s, i);
 		return;

@@ -13,6 +13,14 @@
  * its floor loses no page to others. One that has more than twice as much for its weight as who
  * fills goes without further chance; one with less than half gets one chance more.
  *
+ * Where what comes is not asked for again, as with random reads of far more than there is room
+ * for, each page that is taken in costs a copy, a page that leaves and a system call in 64, for
+ * nothing. So it is put on trial: of TRIAL pages that came by a ghost or left small, one in
+ * TRIAL_PAYS has to have been of use, come by a ghost or read in small. Otherwise the shard is
+ * *picky*: while it is full, of reads that miss only one in TRIAL_SAMPLE brings pages. The others
+ * leave ghosts, and what comes back to these is taken in, and is of use: when that is common again,
+ * so is the rule. At worst that costs a hit for one miss in TRIAL_PAYS.
+ *
  * A ghost is a word in a bucket of eight: 16 bits of hash, 16 of the time, in units of 1/8192 of
  * the frames, when it was added, by a clock that ticks at each ghost.
  */
@@ -21,6 +29,10 @@
 #define LOOKS_MAX  1024u /* pages passed over to find a victim, before one is taken as it comes */
 #define UNFAIR	   2u
 #define GHOST_TIME 8192u
+
+#define TRIAL	     1024u
+#define TRIAL_PAYS   32u
+#define TRIAL_SAMPLE 8u
 
 /* --- queues --- */
 
@@ -97,21 +109,24 @@ static bool ghost_alive(const struct shard *s, uint32_t word)
 	return word && ghost_age(s, word) <= s->limit / 10 * 9 / ghost_unit(s);
 }
 
-bool ghost_take_locked(struct shard *s, uint64_t hash)
+/* Its word, or NULL. */
+static uint32_t *ghost_find(const struct shard *s, uint64_t hash)
 {
 	uint32_t *word = ghost_bucket(s, hash);
 
-	for (unsigned k = 0; k < GHOST_WAYS; k++) {
-		if (word[k] >> 16 != ghost_tag(hash))
-			continue;
-		if (!ghost_alive(s, word[k]))
-			word[k] = 0;
-		if (!word[k])
-			return false;
-		word[k] = 0;
-		return true;
-	}
-	return false;
+	for (unsigned k = 0; k < GHOST_WAYS; k++)
+		if (word[k] >> 16 == ghost_tag(hash))
+			return ghost_alive(s, word[k]) ? &word[k] : NULL;
+	return NULL;
+}
+
+bool ghost_take_locked(struct shard *s, uint64_t hash)
+{
+	uint32_t *word = ghost_find(s, hash);
+
+	if (word)
+		*word = 0;
+	return word;
 }
 
 void ghost_add_locked(struct shard *s, uint64_t hash)
@@ -131,6 +146,32 @@ void ghost_add_locked(struct shard *s, uint64_t hash)
 	word[oldest] = ghost_tag(hash) << 16 | (uint16_t)(s->ghost_clock / ghost_unit(s));
 }
 
+/* --- admission --- */
+
+void policy_note_locked(struct shard *s, bool useful)
+{
+	s->useful += useful;
+	if (++s->trial < TRIAL)
+		return;
+	atomic_store_explicit(&s->picky, s->useful < TRIAL / TRIAL_PAYS, memory_order_relaxed);
+	s->trial = s->useful = 0;
+}
+
+bool policy_wants_locked(struct shard *s, const struct place *at, uint64_t n)
+{
+	if (!atomic_load_explicit(&s->picky, memory_order_relaxed) || s->queue[QUEUE_FREE].n ||
+	    s->held < s->limit || s->skipped++ % TRIAL_SAMPLE == 0)
+		return true;
+	for (uint64_t k = 0; k < n; k++)
+		if (ghost_find(s, place_after(at, k).hash))
+			return true;
+	for (uint64_t k = 0; k < n; k++) {
+		ghost_add_locked(s, place_after(at, k).hash);
+		policy_note_locked(s, false);
+	}
+	return false;
+}
+
 /* --- victims --- */
 
 static bool has_more_than_fair(const struct cache_object *o, const struct cache_object *than)
@@ -139,6 +180,12 @@ static bool has_more_than_fair(const struct cache_object *o, const struct cache_
 	uint64_t others = atomic_load_explicit(&than->pages, memory_order_relaxed);
 
 	return mine * than->weight > UNFAIR * others * o->weight;
+}
+
+static void set_use_locked(struct entry *e, unsigned use)
+{
+	atomic_store_explicit(&e->use, (uint8_t)use, memory_order_relaxed);
+	e->ahead = 0;
 }
 
 enum verdict {
@@ -151,7 +198,7 @@ static enum verdict judge_locked(struct shard *s, struct entry *e,
 				 const struct cache_object *filler)
 {
 	const struct cache_object *o = entry_object(s, entry_key(e));
-	unsigned use = atomic_load_explicit(&e->use, memory_order_relaxed);
+	unsigned use = entry_uses(e);
 	bool others = filler && filler != o;
 
 	if (others && atomic_load_explicit(&o->pages, memory_order_relaxed) <= o->floor)
@@ -159,11 +206,12 @@ static enum verdict judge_locked(struct shard *s, struct entry *e,
 	if (others && has_more_than_fair(o, filler))
 		return GOES;
 	if (e->queue == QUEUE_SMALL && use > 1) {
-		atomic_store_explicit(&e->use, 0, memory_order_relaxed);
+		set_use_locked(e, 0);
+		policy_note_locked(s, true);
 		return STAYS;
 	}
 	if (e->queue == QUEUE_MAIN && use) {
-		atomic_store_explicit(&e->use, (uint8_t)(use - 1), memory_order_relaxed);
+		set_use_locked(e, use - 1);
 		return STAYS;
 	}
 	if (others && !e->spared && has_more_than_fair(filler, o)) {

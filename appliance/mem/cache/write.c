@@ -56,6 +56,7 @@ static bool range_is_wide(const struct cache *c, uint64_t n)
 /* What it takes to insert pages of a region, under its lock. */
 struct admission {
 	uint64_t ticket;      /* no write began since */
+	uint64_t ahead;	      /* from this page on they were read ahead */
 	enum counter counter; /* of what was inserted */
 };
 
@@ -67,7 +68,7 @@ static bool admitted_locked(const struct cell *cell, const struct admission *ad)
 /* Neighbours, all of one region, on their way in. */
 struct run {
 	struct cache_object *o;
-	uint64_t first;
+	struct place at; /* of the first */
 	unsigned n;
 	uint32_t frame[FILL_RUN]; /* NO_ENTRY: the page stays out */
 	bool zero[FILL_RUN];
@@ -84,11 +85,11 @@ static bool present_locked(const struct place *at)
 /* Frames for those of the pages that are @wanted (bits) and may come in. */
 static void run_reserve(struct run *run, uint64_t wanted, const struct admission *ad)
 {
-	struct shard *s = place_of(run->o, run->first).s;
+	struct shard *s = run->at.s;
 
 	mutex_scope(&s->lock);
 	for (unsigned k = 0; k < run->n; k++) {
-		struct place at = place_of(run->o, run->first + k);
+		struct place at = place_after(&run->at, k);
 
 		run->frame[k] = NO_ENTRY;
 		if (!(wanted >> k & 1) || present_locked(&at))
@@ -103,7 +104,7 @@ static void run_reserve(struct run *run, uint64_t wanted, const struct admission
 /* Copies the bytes of all the pages, wanted or not, and publishes. */
 static bool run_copy(struct run *run, struct cursor *cur)
 {
-	struct shard *s = place_of(run->o, run->first).s;
+	struct shard *s = run->at.s;
 	struct volatile_range *r = s->c->range;
 
 	for (unsigned k = 0; k < run->n; k++) {
@@ -117,12 +118,14 @@ static bool run_copy(struct run *run, struct cursor *cur)
 	return true;
 }
 
-static void run_insert_locked(struct run *run, struct shard *s, const struct admission *ad)
+static void run_insert_locked(struct run *run, const struct admission *ad)
 {
+	struct shard *s = run->at.s;
+
 	for (unsigned k = 0; k < run->n; k++) {
-		struct place at = place_of(run->o, run->first + k);
+		struct place at = place_after(&run->at, k);
 		uint32_t i = run->frame[k];
-		bool ok;
+		bool ok, back;
 
 		if (i == NO_ENTRY)
 			continue;
@@ -137,26 +140,30 @@ static void run_insert_locked(struct run *run, struct shard *s, const struct adm
 			continue;
 		}
 		entry_enter_locked(s, i, &at, ENTRY_READY);
-		page_ready_locked(s, i, ghost_take_locked(s, at.hash));
+		s->entry[i].ahead = key_page(at.key) >= ad->ahead;
+		back = ghost_take_locked(s, at.hash);
+		if (back)
+			policy_note_locked(s, true);
+		page_ready_locked(s, i, back);
 	}
 }
 
-static void run_give_up_locked(struct run *run, struct shard *s)
+static void run_give_up_locked(struct run *run)
 {
 	for (unsigned k = 0; k < run->n; k++)
 		if (run->frame[k] != NO_ENTRY)
-			frame_put_locked(s, run->frame[k]);
+			frame_put_locked(run->at.s, run->frame[k]);
 }
 
 /* Inserts those of @n pages from @first on, all of one region, that are @wanted. */
 static void insert_region(struct cache_object *o, uint64_t first, uint64_t n, uint64_t wanted,
 			  const struct admission *ad, struct cursor *cur)
 {
-	struct shard *s = place_of(o, first).s;
-	struct run run = {.o = o, .first = first};
+	struct run run = {.o = o, .at = place_of(o, first)};
+	struct shard *s = run.at.s;
 	struct batch b;
 
-	for (; n; run.first += run.n, wanted = wanted >> (run.n - 1) >> 1, n -= run.n) {
+	for (; n; wanted = wanted >> (run.n - 1) >> 1, n -= run.n) {
 		bool whole;
 
 		run.n = n < FILL_RUN ? (unsigned)n : FILL_RUN;
@@ -164,18 +171,36 @@ static void insert_region(struct cache_object *o, uint64_t first, uint64_t n, ui
 		whole = run_copy(&run, cur);
 		mutex_lock(&s->lock);
 		if (whole)
-			run_insert_locked(&run, s, ad);
+			run_insert_locked(&run, ad);
 		else
-			run_give_up_locked(&run, s);
+			run_give_up_locked(&run);
 		batch_take_locked(s, &b, false);
 		mutex_unlock(&s->lock);
 		batch_mark(o->c, &b);
+		run.at = place_after(&run.at, run.n);
 	}
 	tally_add(o, ad->counter, run.inserted);
 	tally_add(o, COUNT_fills_lost, run.lost);
 }
 
 /* --- fills --- */
+
+bool cache_wants(struct cache_object *o, uint64_t first, uint64_t n)
+{
+	uint64_t page = first, end = first + n;
+	bool wanted = false;
+
+	if (!atomic_load_explicit(&place_of(o, first).s->picky, memory_order_relaxed))
+		return true;
+	while (page < end) {
+		struct place at = place_of(o, page);
+		uint64_t part = region_step(&page, end);
+
+		mutex_scope(&at.s->lock);
+		wanted |= policy_wants_locked(at.s, &at, part);
+	}
+	return wanted;
+}
 
 bool cache_fill_begin(struct cache_object *o, struct cache_fill *f, uint64_t first, uint64_t n)
 {
@@ -184,7 +209,7 @@ bool cache_fill_begin(struct cache_object *o, struct cache_fill *f, uint64_t fir
 	if (end > PAGE_MAX + 1 || end < first)
 		return false;
 	*f = (struct cache_fill){
-		.o = o, .first = first, .n = n, .ticket = atomic_load(&o->c->clock)};
+		.o = o, .first = first, .n = n, .ticket = atomic_load(&o->c->clock), .ahead = end};
 	while (page < end) {
 		if (atomic_load(&place_of(o, page).cell->writers)) {
 			tally_add(o, COUNT_fills_lost, n);
@@ -197,7 +222,7 @@ bool cache_fill_begin(struct cache_object *o, struct cache_fill *f, uint64_t fir
 
 void cache_fill_end(struct cache_fill *f, const struct iovec *iov, int niov, uint64_t skip)
 {
-	struct admission ad = {.ticket = f->ticket, .counter = COUNT_fills};
+	struct admission ad = {.ticket = f->ticket, .ahead = f->ahead, .counter = COUNT_fills};
 	struct cursor cur = cursor_at(iov, niov, skip);
 	uint64_t page = f->first, end = f->first + f->n;
 
@@ -398,6 +423,7 @@ static void update(struct cache_write *w, struct pages p, struct cursor *cur)
 		uint64_t first = page, n = region_step(&page, end);
 		struct admission ad = {
 			.ticket = w->seen[(first >> REGION_SHIFT) - region],
+			.ahead = UINT64_MAX,
 			.counter = COUNT_updates,
 		};
 

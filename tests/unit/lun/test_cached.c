@@ -232,6 +232,25 @@ static void several_streams_at_once(void **state)
 	assert_in_range(cost, 8, 8 * 10);
 }
 
+/* Reads of far more than the cache in an order in which nothing comes again soon. */
+static void what_does_not_come_again_is_not_kept(void **state)
+{
+	struct fixture *x = *state;
+	struct lun_cache_stats before;
+
+	harness_squeeze(1);
+	for (uint64_t n = 0; n < 4096; n++)
+		read_cost(x, n * 389 % 1024 * PAGE, PAGE);
+	before = stats_of(x);
+	for (uint64_t n = 0; n < 1024; n++)
+		read_cost(x, n * 389 % 1024 * PAGE, PAGE);
+	assert_in_range(stats_of(x).cache.fills - before.cache.fills, 50, 300);
+	/* But the page of a sector is: the next sector is read from it. */
+	assert_int_equal(read_cost(x, 512, 512), 1);
+	assert_int_equal(read_cost(x, 1024, 512), 0);
+	harness_squeeze(2);
+}
+
 static void a_random_reader_reads_nothing_ahead(void **state)
 {
 	struct fixture *x = *state;
@@ -497,6 +516,7 @@ int main(void)
 		TEST(a_sequential_reader_hits),
 		TEST(a_sequential_reader_of_sectors_hits),
 		TEST(several_streams_at_once),
+		TEST(what_does_not_come_again_is_not_kept),
 		TEST(a_random_reader_reads_nothing_ahead),
 	};
 	const struct CMUnitTest together[] = {

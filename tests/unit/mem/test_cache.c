@@ -392,6 +392,72 @@ static void test_a_part_of_a_page_in_tmem_is_read(void **state)
 	assert_int_equal(stats_of(rig.c).hits_tmem, 1);
 }
 
+static void fill_ahead(uint64_t first, unsigned n)
+{
+	static uint8_t bytes[PAGES * CACHE_PAGE];
+	struct cache_fill f;
+
+	for (unsigned k = 0; k < n; k++)
+		stamp(bytes + k * CACHE_PAGE, first + k, 1);
+	assert_true(cache_fill_begin(o, &f, first, n));
+	f.ahead = first;
+	cache_fill_end(&f, &(struct iovec){bytes, n * CACHE_PAGE}, 1, 0);
+}
+
+static void test_what_was_read_ahead_and_then_once_is_not_compressed(void **state)
+{
+	for (unsigned reads = 1; reads <= 2; reads++) {
+		fill_ahead(reads * 1000, PAGES / 2);
+		for (unsigned i = 0; i < reads; i++)
+			for (unsigned k = 0; k < PAGES / 2; k++)
+				assert_int_equal(get(o, reads * 1000 + k), 1);
+		cache_set_target(rig.c, 0, true);
+		assert_int_equal(stats_of(rig.c).demoted, reads == 1 ? 0 : PAGES / 2);
+		cache_set_target(rig.c, PAGES * CACHE_PAGE, false);
+	}
+}
+
+/* As a LUN does on a miss; returns whether it was wanted. */
+static bool miss(uint64_t page)
+{
+	assert_int_equal(get(o, page), -1);
+	return cache_wants(o, page, 1) && fill(o, page, 1, 1);
+}
+
+static void test_where_nothing_comes_again_little_is_taken_in(void **state)
+{
+	const struct shard *s = &rig.c->shards[0];
+	struct cache_write w;
+	unsigned taken = 0, k;
+
+	for (k = 0; k < 10 * PAGES; k++)
+		miss(k);
+	for (k = 0; k < 1000; k++)
+		taken += miss(10000 + k);
+	assert_true(s->picky);
+	assert_in_range(taken, 100, 150);
+	/* What is asked for again is taken in; when that is common, so is the rest. */
+	for (k = 0; s->picky; k++) {
+		assert_true(k < 2000);
+		if (!miss(20000 + k))
+			assert_true(miss(20000 + k));
+	}
+	for (k = 0; k < 100; k++)
+		assert_true(miss(30000 + k));
+	/* A run is judged as one; each of its pages is remembered. */
+	for (k = 0; k < 3000; k++)
+		miss(40000 + k);
+	assert_true(s->picky);
+	while (cache_wants(o, 50000, 100))
+		;
+	assert_true(cache_wants(o, 49990, 30) && cache_wants(o, 50099, 1));
+	/* Where there is room everything is wanted. */
+	cache_write_begin(o, &w, 0, UINT64_MAX);
+	cache_write_end(&w, NULL, 0, 0);
+	for (k = 0; k < PAGES; k++)
+		assert_true(miss(60000 + k));
+}
+
 static void test_a_write_drops_what_is_in_tmem(void **state)
 {
 	static const uint64_t lens[] = {1, 70, 2000, UINT64_MAX / CACHE_PAGE};
@@ -561,6 +627,8 @@ int main(void)
 		tmem(test_what_was_used_goes_to_tmem_and_comes_back),
 		tmem(test_a_page_in_tmem_comes_back_when_it_is_asked_for_twice),
 		tmem(test_a_part_of_a_page_in_tmem_is_read),
+		tmem(test_what_was_read_ahead_and_then_once_is_not_compressed),
+		plain(test_where_nothing_comes_again_little_is_taken_in),
 		tmem(test_a_write_drops_what_is_in_tmem),
 		tmem(test_an_empty_tmem_is_not_asked),
 		plain(test_objects_do_not_see_each_other),

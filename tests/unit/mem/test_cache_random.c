@@ -92,7 +92,10 @@ static void do_fill(void)
 	if (n > PAGES - first)
 		n = PAGES - first;
 	f->object = (unsigned)below(OBJECTS);
+	cache_wants(object[f->object], first, n);
 	f->open = cache_fill_begin(object[f->object], &f->f, first, n);
+	if (f->open && !below(4))
+		f->f.ahead = first + below(n);
 	for (uint64_t i = 0; i < n; i++) {
 		f->version[i] = store[f->object][first + i];
 		if (f->open)
