@@ -102,7 +102,6 @@ static void copy_in(struct port_client *c, struct port_async *a)
 	struct cursor from = data_of(a);
 	bool enough;
 
-	port_slots_touch(&c->slots, a->cmd.tag, (uint32_t)piece_data(a));
 	if (a->cmd.op == PORT_READ)
 		return;
 	enough = cursor_get(&from, port_shm_data(c->link.shm, a->cmd.tag), piece_data(a));
@@ -131,7 +130,7 @@ static void drop_hold(struct port_client *c, uint32_t tag)
  */
 static bool send_piece(struct port_client *c, struct port_async *a)
 {
-	int got = port_slots_try_lowest(&c->slots);
+	int got = port_slots_try(&c->slots);
 	uint32_t tag = (uint32_t)got;
 	struct port_cmd_image cmd;
 	struct port_cell *cell;
@@ -229,7 +228,7 @@ static void lose(struct port_client *c, uint32_t tag)
 
 static bool can_send(struct port_client *c)
 {
-	return atomic_load(&c->n_waiting) && atomic_load(&c->slots.free);
+	return atomic_load(&c->n_waiting) && port_slots_any(&c->slots);
 }
 
 static void send_waiting(struct port_client *c)

@@ -220,10 +220,7 @@ static int finish(struct port_client *c, const struct port_cmd_image *cmd, int r
 /** One command, as often as it takes. Returns as finish(), or -ESHUTDOWN. */
 static int run(struct port_client *c, struct port_cmd_image *cmd, void *buf)
 {
-	bool data = cmd->op == PORT_READ || cmd->op == PORT_WRITE;
-	uint32_t touch = data			   ? (uint32_t)cmd->len
-			 : cmd->op == PORT_EXTENTS ? cmd->room * sizeof(struct port_extent_wire)
-						   : 0;
+	bool touches = cmd->op == PORT_READ || cmd->op == PORT_WRITE || cmd->op == PORT_EXTENTS;
 
 	for (;;) {
 		int tag = enter(c), result;
@@ -233,14 +230,13 @@ static int run(struct port_client *c, struct port_cmd_image *cmd, void *buf)
 			return tag;
 		}
 		cmd->tag = (uint32_t)tag;
-		port_slots_touch(&c->slots, cmd->tag, touch);
 		if (cmd->op == PORT_WRITE)
 			memcpy(port_shm_data(c->link.shm, cmd->tag), buf, cmd->len);
 		result = run_in_slot(c, cmd);
 		if (result != LINK_LOST)
 			result = finish(c, cmd, result, buf);
 		port_client_put_slot(c, cmd->tag);
-		if (touch)
+		if (touches)
 			port_client_arm_trim(c);
 		if (result != LINK_LOST) {
 			port_client_end_replay(c, cmd);
@@ -318,15 +314,12 @@ void port_client_get_stats(struct port_client *c, struct port_client_stats *ret_
 		.doorbells = atomic_load(&c->doorbells),
 		.sleeps = atomic_load(&c->sleeps),
 	};
-	/* With a slot in hand the link stays. */
-	for (uint32_t tag = PORT_SLOTS; tag-- > 0;) {
-		if (!port_slots_try(&c->slots, tag))
-			continue;
-		if (atomic_load(&c->state) == CLIENT_UP && fstat(c->link.memfd, &st) == 0)
-			ret_stats->resident_bytes = (uint64_t)st.st_blocks * 512;
-		port_client_put_slot(c, tag);
-		break;
-	}
+	/* The keeper changes the link only with all slots in hand. */
+	if (!port_slots_pin(&c->slots))
+		return;
+	if (atomic_load(&c->state) == CLIENT_UP && fstat(c->link.memfd, &st) == 0)
+		ret_stats->resident_bytes = (uint64_t)st.st_blocks * 512;
+	port_slots_unpin(&c->slots);
 }
 
 static void client_free(struct port_client *c)
@@ -363,14 +356,14 @@ static struct port_client *client_new(const struct port_client_options *opt)
 	c->link = PORT_LINK_NONE;
 	c->old_claim = -1;
 	c->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	port_slots_init(&c->slots);
 	/* Held while nothing else is taken, by threads that may hold locks of their own. */
 	mutex_init(&c->ring_lock, LOCK_RANK_LEAF);
 	mutex_init(&c->state_lock, LOCK_RANK_LEAF);
 	mutex_init(&c->waiting_lock, LOCK_RANK_LEAF);
 	list_init(&c->waiting);
 	pthread_cond_init(&c->state_changed, NULL);
-	if (!c->opt.socket || !c->opt.lun || !c->opt.name || c->wake < 0) {
+	if (!c->opt.socket || !c->opt.lun || !c->opt.name || c->wake < 0 ||
+	    port_slots_init(&c->slots, c->opt.idle_ms, port_keeper_punch, c)) {
 		client_free(c);
 		return NULL;
 	}

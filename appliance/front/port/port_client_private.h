@@ -110,5 +110,7 @@ int port_keeper_start(struct port_client *c);
 void port_keeper_stop(struct port_client *c);
 /** Any thread. */
 void port_keeper_wake(struct port_client *c);
+/** A port_punch: frees pages of the link's memory. The keeper's thread. */
+void port_keeper_punch(void *client, uint64_t off, uint64_t len);
 /** Any thread: lets the claim of a lost link go unless there are replays. */
 void port_keeper_drop_claim(struct port_client *c);

@@ -13,9 +13,10 @@
  *
  *    All four are sequentially consistent, so that the submitter sees DOWN, or the keeper BUSY.
  *    A cell that says DONE keeps its answer: what was answered must not be sent again.
- * 3. Pages. After a burst of work it ticks every idle_ms; a slot that was not used for a whole tick
- *    has its pages punched out of the memfd. When no slot holds pages, the data area is mapped
- *    afresh, which returns the page tables too, and the keeper sleeps without a timeout.
+ * 3. Pages. After a burst of work it ticks every idle_ms and has slots emptied that were not used
+ *    for a whole tick (port_slots.h): their pages are punched out of the memfd. When no slot holds
+ *    pages, the data area is mapped afresh, which returns the page tables too, and the keeper
+ *    sleeps without a timeout.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -56,35 +57,12 @@ static void put_all_slots(struct port_client *c)
 
 /* --- pages --- */
 
-static void punch(struct port_client *c, uint32_t tag)
+void port_keeper_punch(void *client, uint64_t off, uint64_t len)
 {
-	uint64_t off = PORT_DATA_OFF + (uint64_t)tag * PORT_SLOT_SIZE;
+	struct port_client *c = client;
 
-	fallocate(c->link.memfd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)off,
-		  PORT_SLOT_SIZE);
-	c->slots.touched[tag] = 0;
-}
-
-/** Punches slots idle since the last tick. Returns whether any slot still has pages. */
-static bool trim_slots(struct port_client *c)
-{
-	uint32_t now = atomic_fetch_add(&c->slots.tick, 1) + 1;
-	bool left = false;
-
-	for (uint32_t tag = 0; tag < PORT_SLOTS; tag++) {
-		if (!port_slots_try(&c->slots, tag)) {
-			left = true;
-			continue;
-		}
-		if (c->slots.touched[tag]) {
-			if (now - c->slots.last_tick[tag] >= 2)
-				punch(c, tag);
-			else
-				left = true;
-		}
-		port_client_put_slot(c, tag);
-	}
-	return left;
+	fallocate(c->link.memfd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+		  (off_t)(PORT_DATA_OFF + off), (off_t)len);
 }
 
 /** Drops the page tables of the data area by mapping it afresh. */
@@ -104,11 +82,18 @@ static void remap_data(struct port_client *c)
 
 static void tick(struct port_client *c)
 {
-	if (trim_slots(c))
-		return;
-	/* A request that comes now finds trim_armed 0, sets it and wakes us. */
+	bool left;
+
+	/* A request that ends after this finds it 0, sets it and wakes us. */
 	atomic_store(&c->trim_armed, 0);
-	remap_data(c);
+	left = port_slots_trim(&c->slots);
+	/* Who found no slot while some were being emptied. */
+	if (atomic_load(&c->n_waiting))
+		port_async_kick(c);
+	if (left)
+		atomic_store(&c->trim_armed, 1);
+	else
+		remap_data(c);
 }
 
 /* --- the link --- */
@@ -161,6 +146,7 @@ static void evacuate(struct port_client *c)
 	port_async_wait_outside(c);
 	keep_claim(c);
 	port_link_close(&c->link);
+	port_slots_forget(&c->slots);
 	put_all_slots(c);
 }
 
@@ -191,7 +177,6 @@ static void link_up(struct port_client *c, const struct port_link *link)
 	port_slots_wait_all(&c->slots);
 	c->link = *link;
 	c->tail = 0;
-	memset(c->slots.touched, 0, sizeof(c->slots.touched));
 	atomic_store(&c->kicked, 0);
 	atomic_fetch_add(&c->reconnects, 1);
 	mutex_lock(&c->state_lock);
