@@ -10,7 +10,7 @@
  * 2. Who needs more than there is joins the queue with what it wants. From then on all that becomes
  *    free is charged at once as the *grant* of the head of the queue, until that has all it wants
  *    and is told to try again. So while anybody waits there is no room (charged >= limit), and
- *    nobody can overtake, without a rule against it. A new area whose reserve finds no room waits
+ *    nobody can overtake. A new area whose reserve finds no room waits
  *in the same queue and can be used when it has it.
  *
  *	room -> head: grant += room -> grant == want -> wake -> take: excess += want, grant = 0
@@ -182,6 +182,12 @@ static void unqueue_locked(struct data_budget *b, struct data_area *a)
 	b->waiting--;
 }
 
+static void drop_grant_locked(struct data_budget *b, struct data_area *a)
+{
+	b->charged -= a->grant;
+	a->grant = 0;
+}
+
 /* Gives what room there is to those who wait, and brings `shortage` up to date. */
 static void feed_locked(struct data_budget *b)
 {
@@ -192,8 +198,8 @@ static void feed_locked(struct data_budget *b)
 		u64 room = room_locked(b), missing = a->want - a->grant;
 
 		if (!possible_locked(b, a, a->total)) {
-			b->charged -= a->grant;
-			a->grant = 0;
+			drop_grant_locked(b, a);
+			a->turn = 0;
 		} else {
 			room = room < missing ? room : missing;
 			b->charged += room;
@@ -204,7 +210,7 @@ static void feed_locked(struct data_budget *b)
 		unqueue_locked(b, a);
 		if (!a->joined) {
 			a->joined = true;
-			a->grant = 0;
+			a->grant = a->turn = 0;
 		}
 		b->ops->wake(a->host);
 	}
@@ -219,24 +225,34 @@ static void call_for_help_locked(struct data_budget *b)
 }
 
 /*
- * Returns false if @a need not wait after all. Who had its turn already, but needs more by now,
- * need not go to the end: it becomes the head, and what the head before it was granted so far is
- * free again. Of two that hold a part of what they want each might wait for the other's.
+ * To the end, but for who had its turn already and needs more by now: its place is that of its
+ * turn. A grant belongs to the head alone: of two that hold a part of what they want each might
+ * wait for the other's.
  */
-static bool enqueue_locked(struct data_budget *b, struct data_area *a, u64 want, u64 total)
+static void line_up_locked(struct data_budget *b, struct data_area *a)
 {
 	struct data_area *head = queue_head_locked(b);
+	struct core_list *before = b->queue.next;
 
+	if (!a->turn)
+		a->turn = ++b->turns;
+	while (before != &b->queue &&
+	       core_container_of(before, struct data_area, queue)->turn > a->turn)
+		before = before->next;
+	core_list_add_head(before->prev, &a->queue);
+	b->waiting++;
+	if (!head)
+		return;
+	drop_grant_locked(b, queue_head_locked(b) == a ? head : a);
+}
+
+/* Returns false if @a need not wait after all. */
+static bool enqueue_locked(struct data_budget *b, struct data_area *a, u64 want, u64 total)
+{
 	a->want = want;
 	a->total = total;
-	if (core_list_empty(&a->queue)) {
-		core_list_add_head(a->grant ? b->queue.prev : &b->queue, &a->queue);
-		b->waiting++;
-		if (a->grant && head) {
-			b->charged -= head->grant;
-			head->grant = 0;
-		}
-	}
+	if (core_list_empty(&a->queue))
+		line_up_locked(b, a);
 	feed_locked(b);
 	if (core_atomic_read(&b->shortage))
 		call_for_help_locked(b);
@@ -250,8 +266,8 @@ static void forget_locked(struct data_budget *b, struct data_area *a)
 		return;
 	if (!core_list_empty(&a->queue))
 		unqueue_locked(b, a);
-	b->charged -= a->grant;
-	a->grant = 0;
+	drop_grant_locked(b, a);
+	a->turn = 0;
 	feed_locked(b);
 }
 

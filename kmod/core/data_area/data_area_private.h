@@ -110,6 +110,7 @@ struct data_area {
 	u64 want;		 /* pages that the take it waits for needs */
 	u64 total;		 /* pages it must be able to have for that */
 	u64 grant;		 /* pages charged for that already */
+	u64 turn; /* its number in the queue, until it has what it waited for; 0: none */
 };
 
 static inline u32 area_resident(const struct data_area *a)
@@ -152,6 +153,7 @@ struct data_budget {
 	u64 reserved; /* pages: the reserves */
 	u64 excess;   /* pages: what areas have above them */
 	u64 areas, listed, waiting;
+	u64 turns;	 /* the last number given out in the queue */
 	u64 tick_wait;	 /* ms, what data_budget_tick() asked for; 0: nobody is going to call */
 	bool tick_asked; /* tick_soon() was called since the tick that runs began */
 	struct core_list list;	/* of places, those used last first */
