@@ -18,9 +18,7 @@
 #include "control/appliance_private.h"
 #include "event/listen_socket.h"
 
-#define IN_USE_NS	(2 * NSEC_PER_SEC)
 #define IN_USE_PAUSE_NS (20 * NSEC_PER_MSEC)
-#define CLOSING_NS	(500 * NSEC_PER_MSEC) /* a LUN that was deleted may still be closing */
 #define OPENERS		8
 
 /* --- the sorted arrays --- */
@@ -133,11 +131,13 @@ static void pause_ns(uint64_t ns)
 	nanosleep(&ts, NULL);
 }
 
-/* lun_open(), believing -EBUSY only after @patience ns. */
-static int open_patiently(const struct lun_options *opt, uint64_t patience, struct lun **ret_lun,
-			  struct reason *why)
+/*
+ * lun_open(), believing -EBUSY after a while only: an instance that was killed may have the file
+ * still, and so may a LUN that was deleted, which somebody else closes.
+ */
+static int open_patiently(const struct lun_options *opt, struct lun **ret_lun, struct reason *why)
 {
-	uint64_t end = clock_now_ns() + patience;
+	uint64_t end = clock_now_ns() + LISTEN_IN_USE_NS;
 	int ret;
 
 	while ((ret = lun_open(opt, ret_lun, why)) == -EBUSY && clock_now_ns() < end)
@@ -151,8 +151,8 @@ static bool asks_for_cache(const struct config_lun *l)
 	return l->cache == CONFIG_CACHE_READ || l->cache_weight || l->cache_floor;
 }
 
-static int make_lun(struct appliance *app, const struct config_lun *spec, uint64_t patience,
-		    struct app_lun **ret_lun, struct reason *why)
+static int make_lun(struct appliance *app, const struct config_lun *spec, struct app_lun **ret_lun,
+		    struct reason *why)
 {
 	struct lun_options opt = {
 		.name = spec->name,
@@ -184,7 +184,7 @@ static int make_lun(struct appliance *app, const struct config_lun *spec, uint64
 	ret = memory_enter_lun(app->memory, spec->name, why);
 	if (!ret) {
 		l->memory = app->memory;
-		ret = open_patiently(&opt, patience, &l->lun, why);
+		ret = open_patiently(&opt, &l->lun, why);
 	}
 	if (!ret && spec->size > lun_size(l->lun) && !spec->read_only)
 		ret = lun_resize(l->lun, spec->size, why);
@@ -225,11 +225,10 @@ static int enter_lun(struct appliance *app, struct app_lun *l, struct reason *wh
 	return 0;
 }
 
-static int open_lun(struct appliance *app, const struct config_lun *spec, uint64_t patience,
-		    struct reason *why)
+int app_open_lun(struct appliance *app, const struct config_lun *spec, struct reason *why)
 {
 	struct app_lun *l = NULL;
-	int ret = make_lun(app, spec, patience, &l, why);
+	int ret = make_lun(app, spec, &l, why);
 
 	if (ret)
 		return ret;
@@ -237,11 +236,6 @@ static int open_lun(struct appliance *app, const struct config_lun *spec, uint64
 	if (ret)
 		free_lun(l);
 	return ret;
-}
-
-int app_open_lun(struct appliance *app, const struct config_lun *spec, struct reason *why)
-{
-	return open_lun(app, spec, app->starting ? IN_USE_NS : CLOSING_NS, why);
 }
 
 /* Takes LUN @name off every target; the places are noted nowhere: the declaration has them. */
@@ -554,8 +548,8 @@ static int reopen_lun(struct appliance *app, const struct config_lun *d, struct 
 	}
 	ret = app_close_lun(app, d->name, why);
 	if (!ret) {
-		ret = open_lun(app, d, IN_USE_NS, why);
-		again = ret ? open_lun(app, &before, IN_USE_NS, NULL) : 0;
+		ret = app_open_lun(app, d, why);
+		again = ret ? app_open_lun(app, &before, NULL) : 0;
 		if (again)
 			reason_prefix(why, ret, "the LUN is closed now");
 		else
@@ -579,7 +573,7 @@ void app_let_replays_in(struct appliance *app)
 
 int app_add_portal(struct appliance *app, const char *address, struct reason *why)
 {
-	uint64_t end = clock_now_ns() + (app->starting ? IN_USE_NS : 0);
+	uint64_t end = clock_now_ns() + (app->starting ? LISTEN_IN_USE_NS : 0);
 	char bound[ISCSI_ADDRESS_MAX];
 	char *a = NULL, *b = NULL;
 	int ret;

@@ -30,7 +30,6 @@
 #include "event/worker.h"
 
 #define CONNECTIONS_MAX 64
-#define IN_USE_NS	(2 * NSEC_PER_SEC)
 
 struct control_server {
 	struct appliance *app;
@@ -346,7 +345,7 @@ int control_server_start(struct appliance *app, const char *path, struct control
 			 struct reason *why)
 {
 	struct control_server *srv = calloc(1, sizeof(*srv));
-	uint64_t end = clock_now_ns() + IN_USE_NS;
+	uint64_t end = clock_now_ns() + LISTEN_IN_USE_NS;
 	int ret;
 
 	if (!srv)

@@ -54,3 +54,5 @@ void listen_socket_close(struct listen_socket *s);
  * holds the socket, in the background.
  */
 bool listen_again(int err, uint64_t until_ns);
+/** How long to believe that: seconds, where the machine is busy with what the killed one leaves. */
+#define LISTEN_IN_USE_NS (5 * NSEC_PER_SEC)

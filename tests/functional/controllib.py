@@ -50,6 +50,18 @@ def wait_for(what, condition, timeout=20):
         time.sleep(0.02)
 
 
+def settle(check, timeout=20):
+    """Repeats a check of what is read in several parts, and may change between them, until it holds."""
+    end = time.monotonic() + timeout * SLOW
+    while True:
+        try:
+            return check()
+        except AssertionError:
+            if time.monotonic() > end:
+                raise
+        time.sleep(0.02)
+
+
 class Daemon:
     """One ebbd with a configuration file in a folder of its own."""
 

@@ -115,16 +115,17 @@ def checked_while_memory_is_taken(ebb, disk, mode, seconds):
     purger = Purger(e)
     purger.start()
     try:
-        run(TOOLS / "consistency/consistency", "--iscsi", e.iscsi(), "--iscsi", e.iscsi(), "--nbd", e.nbd(), "--nbd", e.nbd(),
-            "--seconds", seconds, "--seed", int(time.time()), timeout=seconds + 120 * SLOW)
+        for _ in range(4):  # on a busy machine more than once
+            run(TOOLS / "consistency/consistency", "--iscsi", e.iscsi(), "--iscsi", e.iscsi(), "--nbd", e.nbd(), "--nbd",
+                e.nbd(), "--seconds", seconds, "--seed", int(time.time()), timeout=seconds + 120 * SLOW)
+            c = cache_of(e)
+            print(c, purger.taken, purger.released)
+            met = hits(c) > 100 and c["invalidated"] > 100 and (c["purged"] > 0 or not purger.taken)
+            if met:
+                break
     finally:
         purger.stop()
-    c = cache_of(e)
-    print(c, purger.taken, purger.released)
-    assert hits(c) > 100
-    assert c["invalidated"] > 100
-    if purger.taken:
-        assert c["purged"] > 0
+    assert met
 
 
 @pytest.mark.long

@@ -193,7 +193,7 @@ def test_a_busy_lun_is_not_deleted_unless_forced(ebb, disk, tmp_path):
         assert p.returncode == 1 and "busy: 1 session" in p.stdout
         e.cli("lun", "delete", "b", "--force")
         wait_for("b to be gone", lambda: [o["name"] for o in cli_json(e, "lun", "list")] == ["disk0"])
-        assert cli_json(e, "session", "list") == []
+        wait_for("its session to be gone", lambda: cli_json(e, "session", "list") == [])
     finally:
         client.kill()
         client.wait()

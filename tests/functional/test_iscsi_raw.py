@@ -12,8 +12,9 @@ import time
 import pytest
 
 from conftest import SLOW, TOOLS
+from controllib import wait_for
 from iscsi_raw import (ASYNC, CMD, DATA_IN, FINAL, IMM, LOGIN, NONE, NOP_IN, R2T, READ, REJECT, RSP, SNACK, TEXT_RSP,
-                       TMF_RSP, WRITE, Closed, Raw, parse, read10, text, write10)
+                       PATIENCE, TMF_RSP, WRITE, Closed, Raw, parse, read10, text, write10)
 
 IQN = "iqn.2026-11.local.ebb:test"
 SPEED = [("InitialR2T", "No"), ("ImmediateData", "Yes"), ("MaxBurstLength", "1048576"), ("FirstBurstLength", "65536"),
@@ -37,7 +38,7 @@ class Serve:
             if self.lines[-1] == "ready":
                 break
         else:
-            raise AssertionError(pathlib.Path(self.log.name).read_text())
+            raise AssertionError(self.stderr())
         self.port = int(re.search(r":(\d+)/iqn", self.lines[0]).group(1))
 
     def sessions(self, sig=signal.SIGUSR1):
@@ -50,20 +51,11 @@ class Serve:
             got.append(line)
 
     def wait_sessions(self, n):
-        end = time.monotonic() + 10 * SLOW
-        while len(self.sessions()) != n:
-            assert time.monotonic() < end, self.sessions()
-            time.sleep(0.01)
+        wait_for(f"{n} sessions", lambda: len(self.sessions()) == n)
 
     def wait_connections(self, n):
         """Until so many connections have yet to log in."""
-        end = time.monotonic() + 10 * SLOW
-        while True:
-            self.sessions()
-            if self.waiting == n:
-                return
-            assert time.monotonic() < end, self.waiting
-            time.sleep(0.01)
+        wait_for(f"{n} connections", lambda: self.sessions() is not None and self.waiting == n)
 
     def connect(self):
         return Raw(self.port)
@@ -74,9 +66,12 @@ class Serve:
         assert p.login_status == 0, hex(p.login_status)
         return r.ready()
 
+    def stderr(self):
+        return pathlib.Path(self.log.name).read_text()
+
     def stop(self):
         self.proc.send_signal(signal.SIGTERM)
-        assert self.proc.wait(20 * SLOW) == 0, pathlib.Path(self.log.name).read_text()
+        assert self.proc.wait(PATIENCE) == 0, self.stderr()
 
 
 @pytest.fixture
@@ -91,7 +86,7 @@ def serve(tmp_path, request):
     for s in started:
         if s.proc.poll() is None:
             s.stop()
-        assert s.proc.returncode == 0, pathlib.Path(s.log.name).read_text()
+        assert s.proc.returncode == 0, s.stderr()
 
 
 # --- login ---
@@ -161,14 +156,11 @@ def test_gathers_a_login_in_pieces_and_bounds_it(serve):
 
 
 def test_drops_who_does_not_log_in(serve):
-    s = serve("-o", f"login_timeout_ms={500 * SLOW}", "-o", "max_unauth_address=3")
-    first = [s.connect() for _ in range(3)]
-    s.connect().closed()  # one too many
-    begun = time.monotonic()
-    for r in first:
-        r.closed()
-    assert time.monotonic() - begun < 5 * SLOW
-    s.session()
+    s = serve("-o", "login_timeout_ms=500")
+    for r in [s.connect() for _ in range(3)]:
+        assert r.closed() == []
+    s.wait_connections(0)
+    assert s.stderr().count("iscsi.login.timeout") == 3
 
 
 def test_takes_only_a_login_first(serve):
@@ -751,16 +743,23 @@ def test_functions_it_does_not_have(serve):
 
 
 def test_nop_both_ways(serve):
-    s = serve("-o", "nop_interval_ms=200", "-o", "nop_timeout_ms=1500")
-    r = s.session()
-    assert r.wait(r.nop(b"ping" * 100)).data == b"ping" * 100
-    p = r.recv()
+    r = serve("-o", "nop_interval_ms=200").connect()
+    assert r.login(IQN).login_status == 0
+    p = r.wait(r.nop(b"ping" * 100))
+    assert p.data == b"ping" * 100
+    p = p.others[0] if p.others else r.recv()  # asked before it could answer
     assert p.op == NOP_IN and p.itt == NONE and p.ttt != NONE
     r.nop(itt=NONE, ttt=p.ttt)
-    p = r.recv()  # asks again: the answer counted
-    assert p.op == NOP_IN
-    assert r.closed() == []  # and now it got none
-    s.session()
+    assert r.recv().op == NOP_IN  # asks again: the answer counted
+
+
+def test_who_does_not_answer_is_dropped(serve):
+    s = serve("-o", "nop_interval_ms=200", "-o", "nop_timeout_ms=200")
+    r = s.connect()
+    assert r.login(IQN).login_status == 0
+    assert [p.op for p in r.closed()] == [NOP_IN]
+    assert "iscsi.nop.timeout" in s.stderr()
+    s.wait_sessions(0)
 
 
 @pytest.mark.parametrize("imm", [True, False])
@@ -778,37 +777,34 @@ def test_many_pings_at_once(serve, imm):
     assert [r.recv().itt for _ in tags] == tags
 
 
-def test_data_that_do_not_come_end_the_session(serve):
-    r = serve("-o", f"nop_interval_ms={200 * SLOW}", "-o", f"nop_timeout_ms={400 * SLOW}").session()
-    r.write(0, bytes(512))
-    begun = time.monotonic()
-    got = []
-    try:
-        while time.monotonic() - begun < 5 * SLOW:  # lively, but it does not send what it was asked for
-            got.append(r.recv())
+# Data are waited for 5 seconds: so long may a busy machine stop the one that sends none.
+OVERDUE = ("-o", "nop_interval_ms=1000", "-o", "nop_timeout_ms=4000")
+
+
+def lively(s, r):
+    """What comes until the target ends the session of one that answers, but does not send what it was asked for."""
+    end, got = time.monotonic() + PATIENCE, []
+    with pytest.raises((Closed, OSError)):
+        while time.monotonic() < end:
+            got.append(r.recv().op)
             r.nop(itt=NONE, ttt=1)
-    except (Closed, OSError):
-        pass
-    else:
-        raise AssertionError("the session lives on")
-    assert got[0].op == R2T and any(p.op == NOP_IN for p in got)
+    assert "iscsi.data.timeout" in s.stderr()
+    return got
+
+
+def test_data_that_do_not_come_end_the_session(serve):
+    s = serve(*OVERDUE)
+    r = s.session()
+    r.write(0, bytes(512))
+    assert set(lively(s, r)) == {R2T, NOP_IN}
 
 
 def test_a_command_that_does_not_come_ends_the_session(serve):
     """Commands wait for the CmdSN before theirs, but not for ever: they hold buffers."""
-    s = serve("-o", "nop_interval_ms=200", "-o", "nop_timeout_ms=400")
+    s = serve(*OVERDUE)
     r = s.session()
     r.command(write10(0, 1), 512, WRITE, data=bytes(512), cmdsn=r.cmdsn + 1)
-    begun = time.monotonic()
-    try:
-        while time.monotonic() - begun < 5 * SLOW:
-            assert r.recv().op == NOP_IN
-            r.nop(itt=NONE, ttt=1)
-    except (Closed, OSError):
-        pass
-    else:
-        raise AssertionError("the session lives on")
-    assert time.monotonic() - begun > 0.5
+    assert set(lively(s, r)) == {NOP_IN}
     s.session()
 
 
@@ -867,15 +863,13 @@ def test_kick_and_shutdown_tell_the_initiator(serve):
     assert p.op == ASYNC and p.bhs[36] == 1
     assert r.logout(0).response == 0
     assert r.closed() == []
-    assert s.proc.wait(10 * SLOW) == 0
+    assert s.proc.wait(PATIENCE) == 0
 
 
 def test_shutdown_does_not_wait_for_the_deaf(serve):
     s = serve()
     r = s.session()
-    begun = time.monotonic()
     s.stop()
-    assert time.monotonic() - begun < 8 * SLOW
     assert [p.bhs[36] for p in r.closed()] == [1, 2]
 
 
@@ -904,12 +898,15 @@ def test_connections_that_come_and_go_leave_nothing(serve):
         rss = int(re.search(r"VmRSS:\s+(\d+)", (proc / "status").read_text()).group(1))
         return len(os.listdir(proc / "fd")), rss
 
+    def grown():
+        """Whether another round leaves more behind than the one before, which more at a time might."""
+        before = held()
+        come_and_go(200)
+        wait_for("files to be closed", lambda: held()[0] <= before[0])
+        return held()[1] - before[1] >= 512 and SLOW == 1  # KiB; sanitizers keep what was freed
+
     come_and_go(100)
-    before = held()
-    come_and_go(400)
-    after = held()
-    assert after[0] == before[0]
-    assert SLOW > 1 or after[1] - before[1] < 1024, (before, after)  # KiB; sanitizers keep what was freed
+    assert not all(grown() for _ in range(4))
 
 
 def test_a_limit_on_connections_of_an_address(serve):
@@ -948,7 +945,7 @@ def test_a_peer_that_does_not_read_is_not_read_from(serve):
         except OSError:
             stuck = True
             break
-    r.s.settimeout(20 * SLOW)
+    r.s.settimeout(PATIENCE)
     for itt in sent:
         assert len(r.wait(itt).all) == 1 << 20
     assert stuck or len(sent) == 100
@@ -957,16 +954,17 @@ def test_a_peer_that_does_not_read_is_not_read_from(serve):
 
 def test_pings_are_not_taken_from_the_deaf(serve):
     r = serve().session([("MaxRecvDataSegmentLength", "65536")])
-    r.s.settimeout(0.5 * SLOW)
     ping, sent = os.urandom(65536), 0
     try:
         for _ in range(1024):
+            # A pause is the busy machine's at first; then the sockets and the target's queue are full.
+            r.s.settimeout(PATIENCE if sent <= 16 else 0.5 * SLOW)
             r.nop(ping)
             sent += 1
     except OSError:
         pass
-    assert 16 < sent < 256  # what the sockets and the target's queue hold
-    r.s.settimeout(20 * SLOW)
+    assert 16 < sent < 256
+    r.s.settimeout(PATIENCE)
     for _ in range(sent):
         assert r.recv().data == ping
 

@@ -14,7 +14,7 @@ import time
 import pytest
 
 from conftest import EBB, ROOT, SLOW, Ebb, free_port, need, run
-from controllib import Control, Daemon, wait_for
+from controllib import Control, Daemon, settle, wait_for
 
 SAMPLE = re.compile(r'^([a-z_]+)(?:\{((?:[a-z]+="(?:[^"\\\n]|\\.)*",?)*)\})? (\S+)$')
 LABEL = re.compile(r'([a-z]+)="((?:[^"\\\n]|\\.)*)"')
@@ -84,7 +84,7 @@ def promtool(text):
     cached = ROOT / ".cache/promtool"
     tool = cached if cached.exists() else need("promtool")
     return subprocess.run([str(tool), "check", "metrics"], input=text, text=True, stdout=subprocess.PIPE,
-                          stderr=subprocess.STDOUT, timeout=60, check=False)
+                          stderr=subprocess.STDOUT, timeout=60 * SLOW, check=False)
 
 
 @pytest.fixture
@@ -148,7 +148,11 @@ def test_sessions_are_told_by_who_and_to_what(watched, disk):
         for url in (e.iscsi(), e.nbd()):
             clients.append(subprocess.Popen([need("qemu-io"), "-f", "raw", "-c", "write 0 1M", "-c", "read 0 64k", "-c",
                                              "sleep 600000", url], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL))
-        wait_for("the reads", lambda: scrape(e.metrics)("ebb_lun_operations_total", lun="disk0", op="read") == 2)
+        def have_read():
+            read = [v for _, v in scrape(e.metrics).where("ebb_session_read_bytes_total")]
+            return len(read) == 2 and min(read) >= 65536
+
+        wait_for("the reads", have_read)
         m = scrape(e.metrics)
         info = {kv["session"]: kv for kv, v in m.where("ebb_session_info") if v == 1}
         iscsi = next(s for s in info if info[s]["protocol"] == "iscsi")
@@ -185,7 +189,10 @@ def test_a_restart_of_nbdkit_is_counted(watched, disk):
 def test_memory_is_told_as_ebb_memory_tells_it(watched, disk):
     e = watched(disk("64M"), args=["--memory", "512M"])
     run(need("qemu-io"), "-f", "raw", "-c", "write 0 8M", e.iscsi())
-    m, told = scrape(e.metrics), json.loads(e.cli("--json", "memory").stdout)
+    settle(lambda: memory_agrees(scrape(e.metrics), json.loads(e.cli("--json", "memory").stdout)))
+
+
+def memory_agrees(m, told):
     assert m("ebb_memory_ceiling_bytes") == told["budget"]["ceiling"] == 512 << 20
     assert m("ebb_memory_floor_bytes") == told["budget"]["floor"]
     assert m("ebb_memory_reserved_bytes") == told["budget"]["reserved"] > 0
@@ -218,15 +225,18 @@ def test_the_tiers_of_the_cache(watched, disk):
         assert m("ebb_lun_cache_misses_total", lun="disk0") + sum(hits.values()) >= 6 * (n + 1)
     assert hits["memory"] >= 8 and hits["zero"] >= 4 and hits["tmem"] == 0
     assert m("ebb_lun_cache_fills_total", lun="disk0") >= 6
-    shown = json.loads(e.cli("--json", "lun", "show", "disk0").stdout)["cache"]
-    for tier in hits:
-        assert hits[tier] == shown[f"hits_{tier}"]
-    for name in ("misses", "purged", "fills", "fills_lost", "updates", "invalidated", "evicted", "demoted"):
-        assert m(f"ebb_lun_cache_{name}_total", lun="disk0") == shown[name]
+    settle(lambda: cache_agrees(scrape(e.metrics), json.loads(e.cli("--json", "lun", "show", "disk0").stdout)["cache"]))
     assert m("ebb_lun_cache_resident_bytes", lun="disk0") >= 4 * page
     assert m("ebb_cache_pages") >= 4 and m("ebb_cache_zero_pages") >= 2
     assert m("ebb_cache_max_bytes") >= m("ebb_cache_target_bytes") >= m("ebb_cache_resident_bytes") >= 4 * page
     assert m("ebb_volatile_marks_total") >= m("ebb_volatile_pages")
+
+
+def cache_agrees(m, shown):
+    for kv, v in m.where("ebb_lun_cache_hits_total", lun="disk0"):
+        assert v == shown[f"hits_{kv['tier']}"]
+    for name in ("misses", "purged", "fills", "fills_lost", "updates", "invalidated", "evicted", "demoted"):
+        assert m(f"ebb_lun_cache_{name}_total", lun="disk0") == shown[name]
 
 
 def test_promtool_finds_nothing_whatever_names_are(watched, disk, tmp_path):
@@ -454,10 +464,12 @@ def test_who_asks_for_nothing_wakes_nobody(watched, disk):
             total += int(re.search(r"^voluntary_ctxt_switches:\s+(\d+)", (task / "status").read_text(), re.M)[1])
         return total
 
-    time.sleep(1)  # let what the scrape left behind settle
-    before = switches()
-    time.sleep(2)
-    assert switches() == before
+    def quiet():
+        before = switches()
+        time.sleep(2)
+        return switches() == before
+
+    wait_for("two seconds of quiet", quiet)  # what the start and the scrape left behind has to settle
 
 
 @pytest.mark.alone

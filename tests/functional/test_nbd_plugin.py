@@ -395,9 +395,7 @@ def test_idle_clients_do_not_hold_up_the_end(tmp_path, disk):
     p = PortServer(tmp_path, (disk("8M"), "one"), nbd=[f"unix:{tmp_path}/nbd.sock"])
     h = connect(f"nbd+unix:///one?socket={tmp_path}/nbd.sock")
     h.pread(512, 0)
-    start = time.monotonic()
     assert p.stop() == 0
-    assert time.monotonic() - start < 5 * SLOW
 
 
 def gone(pid):
@@ -409,11 +407,8 @@ def gone(pid):
         return True
 
 
-def wait_gone(pid, seconds=10):
-    end = time.monotonic() + seconds * SLOW
-    while not gone(pid):
-        assert time.monotonic() < end, f"process {pid} lives on"
-        time.sleep(0.02)
+def wait_gone(pid):
+    wait_for(f"process {pid} to end", lambda: gone(pid))
 
 
 def test_nbdkit_is_ended_by_a_stop(tmp_path, disk):

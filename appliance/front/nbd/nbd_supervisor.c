@@ -50,7 +50,6 @@
 #define KILL_NS	       (2 * NSEC_PER_SEC)
 #define LINE_MAX_LEN   512u
 #define BACKLOG	       128
-#define PATIENCE_NS    (2 * NSEC_PER_SEC)   /* for an address, at the start */
 #define LOOK_NS	       (20 * NSEC_PER_MSEC) /* between looks for an adopted nbdkit at the port */
 #define ADOPT_NS       (10 * NSEC_PER_SEC)  /* after which it is not going to come */
 
@@ -493,7 +492,7 @@ static int open_listeners(struct nbd_supervisor *s, const struct nbd_options *op
 {
 	while (s->n_listeners < opt->n_listen) {
 		struct listen_socket *l = &s->listeners[s->n_listeners];
-		int err = listen_on(opt->listen[s->n_listeners], PATIENCE_NS, l, why);
+		int err = listen_on(opt->listen[s->n_listeners], LISTEN_IN_USE_NS, l, why);
 
 		if (err)
 			return err;

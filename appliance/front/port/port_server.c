@@ -21,7 +21,6 @@
 
 #define DEFAULT_MAX_CLIENTS 1024
 #define RETRY_NS	    (100 * NSEC_PER_MSEC)
-#define IN_USE_NS	    (2 * NSEC_PER_SEC) /* patience with a predecessor */
 #define BACKLOG		    128
 #define MAX_PEER_GROUPS	    256
 
@@ -209,7 +208,7 @@ static int listen_on(const struct port_options *opt, struct listen_socket *ret_s
 					 : 0600,
 		.gid = shared ? &opt->gid : NULL,
 	};
-	uint64_t until = clock_now_ns() + IN_USE_NS;
+	uint64_t until = clock_now_ns() + LISTEN_IN_USE_NS;
 	char addr[LISTEN_ADDRESS_MAX];
 	int err;
 

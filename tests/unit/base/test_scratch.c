@@ -66,6 +66,5 @@ int main(void)
 		cmocka_unit_test(folders_go_with_the_program),
 	};
 
-	alarm(60);
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -383,6 +383,5 @@ int main(void)
 		cmocka_unit_test(registered_or_not_the_buffer_serves_io),
 	};
 
-	alarm(120);
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -620,6 +620,5 @@ int main(void)
 		cmocka_unit_test(idle_reactor_makes_no_turn),
 	};
 
-	alarm(60);
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

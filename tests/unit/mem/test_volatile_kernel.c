@@ -358,7 +358,7 @@ static void test_a_reader_moved_in_the_middle_is_not_fooled(void **state)
 	m.r = range_open(512);
 	pthread_create(&looker, NULL, run_looker, &m);
 	pthread_create(&taker, NULL, run_taker, &m);
-	while (clock_now_ns() < end && fooled < 3) {
+	do {
 		uint32_t page = 64 * (uint32_t)(tries++ % 8);
 		unsigned phase = m.phase;
 		uint64_t first, last;
@@ -373,7 +373,7 @@ static void test_a_reader_moved_in_the_middle_is_not_fooled(void **state)
 			continue;
 		met++;
 		fooled += !first && last;
-	}
+	} while (clock_now_ns() < end && fooled < 3);
 	m.stop = true;
 	pthread_join(looker, NULL);
 	pthread_join(taker, NULL);

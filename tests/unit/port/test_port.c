@@ -265,7 +265,7 @@ static void *worker_main(void *arg)
 	uint64_t off = w->index * (uint64_t)REGION;
 	uint8_t a[8192], b[8192];
 
-	while (!atomic_load(w->stop) && !w->err) {
+	do {
 		fill(a, sizeof(a), (unsigned)(w->index + w->rounds));
 		w->err = port_client_io(w->c, PORT_WRITE, 0, off, sizeof(a), a);
 		if (!w->err)
@@ -273,7 +273,7 @@ static void *worker_main(void *arg)
 		if (!w->err && memcmp(a, b, sizeof(a)) != 0)
 			w->err = -EILSEQ;
 		w->rounds++;
-	}
+	} while (!atomic_load(w->stop) && !w->err);
 	return NULL;
 }
 
@@ -294,7 +294,6 @@ static void crowd(struct fixture *f, struct port_client *c, void (*meanwhile)(st
 	for (unsigned i = 0; i < THREADS; i++) {
 		pthread_join(t[i], NULL);
 		assert_int_equal(w[i].err, 0);
-		assert_true(w[i].rounds > 0);
 	}
 }
 
@@ -398,13 +397,14 @@ static void idle_client_gives_its_pages_back(void **state)
 	memset(buf, 1, PORT_SLOT_SIZE);
 	assert_int_equal(port_client_io(c, PORT_WRITE, 0, 0, PORT_SLOT_SIZE, buf), 0);
 	EVENTUALLY((port_client_get_stats(c, &st), st.resident_bytes <= 16384));
-	/* And it works as before. */
-	memset(buf, 0, PORT_SLOT_SIZE);
-	assert_int_equal(port_client_io(c, PORT_READ, 0, 0, PORT_SLOT_SIZE, buf), 0);
-	assert_int_equal(buf[0], 1);
-	assert_int_equal(buf[PORT_SLOT_SIZE - 1], 1);
-	port_client_get_stats(c, &st);
-	assert_true(st.resident_bytes >= PORT_SLOT_SIZE);
+	/* And it works as before. It may be idle again before it is looked at. */
+	do {
+		memset(buf, 0, PORT_SLOT_SIZE);
+		assert_int_equal(port_client_io(c, PORT_READ, 0, 0, PORT_SLOT_SIZE, buf), 0);
+		assert_int_equal(buf[0], 1);
+		assert_int_equal(buf[PORT_SLOT_SIZE - 1], 1);
+		port_client_get_stats(c, &st);
+	} while (st.resident_bytes < PORT_SLOT_SIZE);
 	free(buf);
 	port_client_close(c);
 }

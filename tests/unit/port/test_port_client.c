@@ -30,7 +30,7 @@
 #include "front/port/port_socket.h"
 #include "scratch.h"
 
-#define LONG_MS	 10000
+#define LONG_MS	 60000
 #define QUIET_MS 50
 
 /** One life of the daemon: a connection. */

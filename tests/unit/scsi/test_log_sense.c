@@ -165,6 +165,5 @@ int main(void)
 		cmocka_unit_test(the_store_is_not_asked_on_a_reactor),
 	};
 
-	alarm(60);
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

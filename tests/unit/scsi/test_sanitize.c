@@ -189,15 +189,15 @@ static void it_goes_on_in_the_next_process(void **state)
 	struct initiator *a;
 
 	scratch_dir("/tmp", dir, sizeof(dir));
-	w = world_open(&opt);
-	a = world_login(w, 0, "iqn.a");
-	overwrite(a, IMMED, 31, "y");
-	expect_good(a);
 	snprintf(path, sizeof(path), "%s/scsi/disk.sanitize.json", dir);
-	assert_int_equal(access(path, F_OK), 0);
-	world_logout(a);
-	world_close(w);
-	assert_int_equal(access(path, F_OK), 0);
+	do { /* a busy machine may stop us for so long that it ends */
+		w = world_open(&opt);
+		a = world_login(w, 0, "iqn.a");
+		overwrite(a, IMMED, 31, "y");
+		expect_good(a);
+		world_logout(a);
+		world_close(w);
+	} while (access(path, F_OK));
 	w = world_open(&opt);
 	a = world_login(w, 0, "iqn.a");
 	wait_over(a);
