@@ -567,6 +567,7 @@ static void free_parts(struct appliance *app)
 	memory_remove_reactors(app->memory);
 	if (app->reactors)
 		reactor_set_stop(app->reactors);
+	worker_drain(); /* LUNs that reactors have given up now */
 	memory_stop(app->memory);
 }
 

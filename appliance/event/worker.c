@@ -32,8 +32,11 @@ static struct {
 
 static void job_run(struct worker_job *j)
 {
+	struct reactor *r = j->reactor;
+
 	j->run(j);
-	reactor_post(j->reactor, &j->msg);
+	if (r)
+		reactor_post(r, &j->msg);
 }
 
 /* The next job, or NULL when the thread is to end. */

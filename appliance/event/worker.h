@@ -11,7 +11,7 @@
 struct worker_job {
 	void (*run)(struct worker_job *j);  /* on a worker thread */
 	void (*done)(struct worker_job *j); /* afterwards, on @reactor's thread */
-	struct reactor *reactor;
+	struct reactor *reactor;	    /* NULL: nobody is told, and run() may free the job */
 	/* the pool's: */
 	struct list_node link;
 	struct reactor_msg msg;

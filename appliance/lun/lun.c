@@ -72,6 +72,11 @@ static void destroy(struct lun *lun)
 	free(lun);
 }
 
+static void closing_run(struct worker_job *j)
+{
+	destroy(container_of(j, struct lun, closing));
+}
+
 int lun_create(const struct lun_options *opt, struct block_store *store, struct lun **ret_lun,
 	       struct reason *why)
 {
@@ -160,8 +165,15 @@ struct lun *lun_ref(struct lun *lun)
 
 void lun_unref(struct lun *lun)
 {
-	if (lun && atomic_fetch_sub_explicit(&lun->refs, 1, memory_order_acq_rel) == 1)
+	if (!lun || atomic_fetch_sub_explicit(&lun->refs, 1, memory_order_acq_rel) != 1)
+		return;
+	if (!reactor_self()) {
 		destroy(lun);
+		return;
+	}
+	/* The cache is walked for its pages, and the close may have to wait for a file system. */
+	lun->closing = (struct worker_job){.run = closing_run};
+	worker_submit(&lun->closing);
 }
 
 const char *lun_name(const struct lun *lun)

@@ -2,6 +2,7 @@
 /* What the files of the LUN layer share. */
 #pragma once
 
+#include "event/worker.h"
 #include "lun/lun.h"
 #include "lun/readahead.h"
 
@@ -44,6 +45,8 @@ struct lun {
 	pthread_t notifier;	      /* by whom, when @notifying */
 	bool notifying;
 	pthread_cond_t notify_cond; /* @notified or @notifying changed */
+	/* --- of who gave up the last reference --- */
+	struct worker_job closing;
 };
 
 /** What an op is, for the range lock, the fence and the counters. */

@@ -78,6 +78,7 @@ void harness_stop(void)
 	worker_drain(); /* first: a worker's last message goes to a reactor */
 	if (set)
 		reactor_set_stop(set);
+	worker_drain(); /* and again: LUNs that reactors gave up */
 	set = NULL;
 	cache_destroy(cache);
 	cache = NULL;

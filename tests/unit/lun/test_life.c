@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* Opening, identity, resize, watchers, tables. */
-#include "harness.h"
+#include "fake_store.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -223,6 +223,46 @@ static void resize_grows_and_tells(void **state)
 	unlink(harness_path("life"));
 }
 
+/* --- the last reference is a reactor's --- */
+
+static struct block_ops noting_ops;
+static void (*real_close)(struct block_store *s);
+static sem_t closed;
+static _Atomic bool by_reactor;
+
+static void noting_close(struct block_store *s)
+{
+	by_reactor = reactor_self();
+	real_close(s);
+	sem_post(&closed);
+}
+
+struct unref {
+	struct reactor_msg msg;
+	struct lun *lun;
+};
+
+static void unref_run(struct reactor_msg *m)
+{
+	lun_unref(container_of(m, struct unref, msg)->lun);
+}
+
+static void a_reactor_does_not_close_it(void **state)
+{
+	struct unref u = {.msg.fn = unref_run};
+	struct fake *f = make_fake(&u.lun, false);
+
+	noting_ops = *f->base.ops;
+	real_close = noting_ops.close;
+	noting_ops.close = noting_close;
+	f->base.ops = &noting_ops;
+	sem_init(&closed, 0, 0);
+	reactor_post(harness_reactor(), &u.msg);
+	while (sem_wait(&closed))
+		;
+	assert_false(by_reactor);
+}
+
 /* --- unwatch against a notification that is running --- */
 
 static sem_t inside, go_on;
@@ -315,6 +355,7 @@ int main(void)
 		cmocka_unit_test(without_state_the_file_is_the_identity),
 		cmocka_unit_test(a_file_in_use_is_refused),
 		cmocka_unit_test(resize_grows_and_tells),
+		cmocka_unit_test(a_reactor_does_not_close_it),
 		cmocka_unit_test(after_unwatch_it_is_not_running),
 		cmocka_unit_test(a_table_finds_by_name),
 	};
