@@ -743,7 +743,7 @@ def test_functions_it_does_not_have(serve):
 
 
 def test_nop_both_ways(serve):
-    r = serve("-o", "nop_interval_ms=200").connect()
+    r = serve("-o", "nop_interval_ms=200", "-o", "nop_timeout_ms=5000").connect()
     assert r.login(IQN).login_status == 0
     p = r.wait(r.nop(b"ping" * 100))
     assert p.data == b"ping" * 100

@@ -7,12 +7,11 @@ import shutil
 import struct
 import sys
 import tempfile
-import time
 
 import nbd
 import pytest
 
-from conftest import EBB, SLOW, free_port, nbdkits_of, need, run
+from conftest import EBB, free_port, nbdkits_of, need, run
 from controllib import Daemon
 from iscsi_raw import Raw
 from nbdlib import PortServer, fails_with
@@ -122,11 +121,9 @@ def test_a_second_daemon_on_the_port_is_refused_by_name(ebb, disk, tmp_path):
     h, pids, port = connect(e.nbd()), nbdkits_of(e.folder), next(e.folder.glob("*port.sock"))
     h.pwrite(b"1" * 4096, 0)
     for _ in range(2):
-        start = time.monotonic()
         p = run(EBB, "serve", disk("8M", "other.img"), "--iscsi", "none", "--nbd", f"unix:{tmp_path}/nbd.sock", "--socket",
                 e.socket, "--state", tmp_path / "state", check=False)
         assert p.returncode == 1 and str(port) in p.stdout and "in use" in p.stdout
-        assert time.monotonic() - start < 5 * SLOW
         assert h.pread(4096, 0) == b"1" * 4096
         assert connect(e.nbd()).get_size() == 8 * MiB
     assert nbdkits_of(e.folder) == pids
