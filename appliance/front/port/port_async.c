@@ -13,8 +13,8 @@
  *    and whoever drops the second lets the slot go. The bit in c->in_flight is the request itself:
  *    who clears it has taken the request back.
  * 4. The link. Who holds a slot may use it (port_client_private.h). The reaper sleeps on it without
- *    one, so it is *inside*: it enters when it sees UP under state_lock, leaves when it sees
- *    another state, and the keeper waits for that too before it unmaps.
+ *    one, so it is *inside*: it enters when it sees UP (or requests in flight) under state_lock,
+ *    leaves when it sees another state, and the keeper waits for that too before it unmaps.
  *
  *	sender: set bit of in_flight;  load state      keeper: state = DOWN;  wake the reaper
  *						       reaper: load state;  load in_flight
@@ -251,12 +251,16 @@ static void fail_waiting(struct port_client *c)
 		end(c, a, -ESHUTDOWN);
 }
 
-/** Waits for a link that is up, and enters it. False: the client is being closed. */
+/**
+ * Waits for a link that is up, or that was lost with requests in flight before we came to it, and
+ * enters it. False: the client is being closed.
+ */
 static bool enter_link(struct port_client *c)
 {
 	mutex_scope(&c->state_lock);
 	while (!atomic_load(&c->reaper_stops)) {
-		if (is_up(c)) {
+		/* A request in flight holds a slot, and so the link, also when that is lost. */
+		if (is_up(c) || atomic_load(&c->in_flight)) {
 			c->reaper_inside = true;
 			return true;
 		}

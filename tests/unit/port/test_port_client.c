@@ -579,6 +579,26 @@ static void a_submitted_change_is_replayed_unless_it_was_answered(void **state)
 	forget(&next);
 }
 
+/** Before the reaper, which may not have run yet, has seen the link at all. */
+static void a_link_may_be_lost_at_once(void **state)
+{
+	for (int i = 0; i < 50; i++) {
+		struct daemon_life d, next;
+		struct port_client *c = open_with(&d, true);
+		struct submitted s;
+
+		submit(&s, c, PORT_FLUSH);
+		end_life(&d);
+		next = begin_life();
+		answer_told(&next, take(&next).tag, 0);
+		assert_int_equal(outcome(&s), 0);
+		port_client_close(c);
+		end_life(&next);
+		forget(&d);
+		forget(&next);
+	}
+}
+
 static void what_had_not_compared_is_compared_anew(void **state)
 {
 	struct daemon_life d, next;
@@ -699,6 +719,7 @@ int main(void)
 		T(more_than_there_are_slots_wait_their_turn),
 		T(a_long_one_goes_in_pieces),
 		T(a_submitted_change_is_replayed_unless_it_was_answered),
+		T(a_link_may_be_lost_at_once),
 		T(what_had_not_compared_is_compared_anew),
 		T(what_had_compared_equal_is_written_again),
 		T(a_bit_without_an_answer_costs_the_link),
