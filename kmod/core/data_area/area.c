@@ -16,7 +16,8 @@
  */
 #include "data_area_private.h"
 
-#define RUN_MAX 1024u /* blocks released at a time: bounds how long they are out of use */
+#define RUN_PAGES 4096u /* released at a time, or one block: bounds how long they are out of use \
+			 */
 
 static u64 elapsed(u64 now, u64 then)
 {
@@ -245,7 +246,7 @@ static struct map_run begin_release(struct data_area *a, u32 below, u32 max, u32
 	core_lock(&a->lock);
 	stay = a->busy + a->cached;
 	if (stay > keep) {
-		max = smaller(smaller(max, stay - keep), RUN_MAX);
+		max = smaller(smaller(max, stay - keep), larger(RUN_PAGES / a->pages_per_block, 1));
 		run = map_highest_run(&a->map, below, max);
 		map_move_run(&a->map, run, DATA_AREA_CACHED, DATA_AREA_RELEASING);
 		a->cached -= run.n;

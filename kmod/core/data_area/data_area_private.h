@@ -15,7 +15,7 @@
 /* The states of 4096 blocks, two bits each, in two planes. */
 struct map_leaf {
 	u64 kept[LEAF_WORDS]; /* CACHED, RELEASING */
-	u64 held[LEAF_WORDS]; /* BUSY, RELEASING; and what lies behind the area's end */
+	u64 held[LEAF_WORDS]; /* BUSY, RELEASING */
 };
 
 enum map_kind { MAP_CACHED, MAP_EMPTY, MAP_KINDS };

@@ -19,6 +19,9 @@
  * lowest blocks, one or as many as the reserve needs, are made with the area: what the reserve
  * promises must not depend on an allocation.
  *
+ * The last word may have bits behind the area's end. They look empty, and nobody gets there: no
+ *more empty blocks are taken than there are, and the lowest ones first.
+ *
  * All changes go through set_word().
  */
 #include "data_area_private.h"
@@ -197,15 +200,9 @@ u32 map_missing_leaf(const struct map *m, u32 n)
 bool map_install_leaf(struct map *m, u32 index, struct map_leaf *leaf)
 {
 	struct map_node *node = &m->nodes[index];
-	u32 w = node->blocks / WORD_BLOCKS;
 
 	if (node->leaf)
 		return false;
-	/* What lies behind the end looks busy. */
-	if (w < LEAF_WORDS)
-		leaf->held[w++] = ~below_bit(node->blocks % WORD_BLOCKS);
-	while (w < LEAF_WORDS)
-		leaf->held[w++] = ~0ull;
 	node->leaf = leaf;
 	return true;
 }

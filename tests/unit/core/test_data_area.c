@@ -214,6 +214,55 @@ static void blocks_on_their_way_out_are_out_of_reach(void **state)
 	host_close(&host);
 }
 
+static void shrink_to_four(struct test_host *host, void *area_)
+{
+	struct test_area *area = area_;
+
+	host->on_release = NULL;
+	assert_int_equal(data_area_shrink(area->a, 4), 0);
+}
+
+static void what_two_release_at_once_is_counted_once(void **state)
+{
+	struct test_host host;
+	struct test_area area;
+
+	(void)state;
+	host_open(&host, 0);
+	open_area(&host, &area, 100, 0);
+	fill(&area, 10, 0);
+	host.on_release = shrink_to_four;
+	assert_int_equal(data_area_shrink(area.a, 4), 6);
+	assert_int_equal(area_stats(&area).cached, 4);
+	area_close(&area);
+	host_close(&host);
+}
+
+static void holes_far_apart_are_found(void **state)
+{
+	static const u32 size = 65 * 4096;
+	u32 *blocks = calloc(size, sizeof(*blocks));
+	struct test_host host;
+	struct test_area area;
+
+	(void)state;
+	assert_non_null(blocks);
+	host_open(&host, 0);
+	open_area(&host, &area, size, 0);
+	assert_int_equal(area_take(&area, size - 10, 0, ME, blocks), 0);
+	put_range(&area, 5, 1);
+	put_range(&area, 4096 + 7, 1);
+	assert_int_equal(data_area_shrink(area.a, 0), 2);
+	assert_int_equal(take(&area, 4), 0);
+	assert_int_equal(got[0], 5);
+	assert_int_equal(got[1], 4096 + 7);
+	assert_int_equal(got[2], size - 10);
+	assert_int_equal(got[3], size - 9);
+	area_close(&area);
+	host_close(&host);
+	free(blocks);
+}
+
 static void records_are_made_when_needed_and_go_again(void **state)
 {
 	struct test_host host;
@@ -458,6 +507,37 @@ static void nobody_overtakes_in_the_queue(void **state)
 	data_budget_serve(host.b);
 	assert_int_equal(c.wakes, 1);
 	assert_int_equal(take(&c, 1), 0);
+	area_close(&a);
+	area_close(&b);
+	area_close(&c);
+	host_close(&host);
+}
+
+static void who_needs_more_than_it_was_granted_keeps_its_turn(void **state)
+{
+	struct test_host host;
+	struct test_area a, b, c;
+
+	(void)state;
+	host_open(&host, 10);
+	open_area(&host, &a, 100, 0);
+	open_area(&host, &b, 100, 0);
+	open_area(&host, &c, 100, 0);
+	assert_int_equal(take(&c, 10), 0);
+	assert_int_equal(take(&a, 6), -ENOSPC);
+	assert_int_equal(take(&b, 6), -ENOSPC);
+	put_range(&c, 0, 6);
+	data_budget_serve(host.b);
+	assert_int_equal(a.wakes, 1);
+	put_range(&c, 6, 2);
+	data_budget_serve(host.b); /* b has two of six, c has two, a has been told of six */
+	assert_int_equal(take(&a, 9), -ENOSPC);
+	assert_int_equal(take(&a, 8), 0); /* b's go to who is before it: else both would wait */
+	assert_int_equal(b.wakes, 0);
+	put_range(&a, 0, 8);
+	data_budget_serve(host.b);
+	assert_int_equal(b.wakes, 1);
+	assert_int_equal(take(&b, 6), 0);
 	area_close(&a);
 	area_close(&b);
 	area_close(&c);
@@ -753,6 +833,37 @@ static void the_tick_tries_again_what_could_not_be_stolen(void **state)
 	host_close(&host);
 }
 
+static struct test_area *late;
+
+static void use_late(struct test_host *host, void *area)
+{
+	(void)area;
+	host->on_release = NULL;
+	fill(late, 10, 20000);
+}
+
+static void an_area_that_grows_during_a_tick_is_looked_at_in_time(void **state)
+{
+	struct data_area_spec spec = {.max_blocks = 100, .pages_per_block = 1, .idle_ms = 50};
+	struct test_host host;
+	struct test_area a, b;
+
+	(void)state;
+	host_open(&host, 0);
+	open_area(&host, &a, 100, 0);
+	assert_int_equal(area_open(&host, &b, &spec), 0);
+	fill(&a, 10, 0);
+	late = &b;
+	host.on_release = use_late;
+	assert_int_equal(data_budget_tick(host.b, 20000), 1);
+	assert_int_equal(host.tick_asked, 2);
+	assert_int_equal(data_budget_tick(host.b, 20001), 49);
+	assert_int_equal(data_budget_tick(host.b, 20050), 0);
+	area_close(&a);
+	area_close(&b);
+	host_close(&host);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -762,6 +873,8 @@ int main(void)
 		cmocka_unit_test(any_cached_run_is_released_and_no_busy_block),
 		cmocka_unit_test(a_block_that_cannot_be_freed_stays_and_others_go),
 		cmocka_unit_test(blocks_on_their_way_out_are_out_of_reach),
+		cmocka_unit_test(what_two_release_at_once_is_counted_once),
+		cmocka_unit_test(holes_far_apart_are_found),
 		cmocka_unit_test(records_are_made_when_needed_and_go_again),
 		cmocka_unit_test(the_largest_area_has_64_bit_offsets),
 		cmocka_unit_test(every_size_has_all_its_blocks_and_no_more),
@@ -770,6 +883,7 @@ int main(void)
 		cmocka_unit_test(steals_from_the_area_used_least_recently),
 		cmocka_unit_test(reserves_are_not_stolen_nor_what_the_head_has),
 		cmocka_unit_test(nobody_overtakes_in_the_queue),
+		cmocka_unit_test(who_needs_more_than_it_was_granted_keeps_its_turn),
 		cmocka_unit_test(who_stops_waiting_hands_on_what_it_was_granted),
 		cmocka_unit_test(a_grant_that_is_not_needed_goes_back),
 		cmocka_unit_test(what_can_never_be_is_refused_at_once),
@@ -781,6 +895,7 @@ int main(void)
 		cmocka_unit_test(busy_blocks_outlast_idleness),
 		cmocka_unit_test(without_an_idle_time_an_area_keeps_its_pages),
 		cmocka_unit_test(the_tick_tries_again_what_could_not_be_stolen),
+		cmocka_unit_test(an_area_that_grows_during_a_tick_is_looked_at_in_time),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -131,6 +131,8 @@ static void on_wake(struct test_host *host, void *area)
 	struct world *w = (struct world *)host;
 	struct model *m = area;
 
+	if (!m->putting && !possible(w, m, m->want))
+		m->want = 0; /* it has left the queue */
 	if (m->full && m->want && !m->putting) {
 		/* Because there are blocks, or because it is its turn: nobody can tell. */
 		m->told = true;
@@ -139,10 +141,6 @@ static void on_wake(struct test_host *host, void *area)
 	m->full = false;
 	if (m->putting || m->told || (!m->want && !m->joining))
 		return;
-	if (!possible(w, m, m->want)) {
-		m->want = 0;
-		return;
-	}
 	/* By the budget: nobody else waited for longer. */
 	for (u32 i = 0; i < AREAS; i++) {
 		const struct model *other = &w->m[i];
