@@ -24,7 +24,8 @@
  *
  * Waiters are tried in order after every put. One whose request is no smaller than one that has
  * just failed is passed over and keeps its place; smaller ones may pass it, since one of these may
- * hold the memory that it waits for.
+ * hold the memory that it waits for. Who comes while others wait gets less than the least that is
+ * waited for, or nothing: what was put in this turn is theirs.
  */
 #include <errno.h>
 #include <stdatomic.h>
@@ -62,6 +63,8 @@ struct iobuf_pool {
 	unsigned cached[ORDERS];
 	unsigned whole, whole_low; /* whole chunks: now, least of this period */
 	bool quiet;		   /* no get in this period */
+	bool serving;		   /* waiters have their turn */
+	uint32_t least_want;	   /* bytes: of the waiters, or of one that has gone since */
 	struct reactor_timer idle, retry;
 	struct reactor_task wake;
 	/* written here, read by any thread */
@@ -340,13 +343,19 @@ void iobuf_pool_set_limit(struct iobuf_pool *p, uint64_t bytes)
 
 /* --- get and put --- */
 
+/* Whether what a newcomer asks for is for those who wait. */
+static bool is_wanted(const struct iobuf_pool *p, size_t len)
+{
+	return !list_empty(&p->waiters) && !p->serving && len >= p->least_want;
+}
+
 struct iobuf *iobuf_get(struct iobuf_pool *p, size_t len)
 {
 	struct iobuf *b;
 
 	if (len > IOBUF_MAX)
 		return NULL;
-	b = block_get(p, order_of(len));
+	b = is_wanted(p, len) ? NULL : block_get(p, order_of(len));
 	if (!b) {
 		p->last_failed = (uint32_t)len;
 		return NULL;
@@ -389,12 +398,19 @@ void iobuf_waiter_init(struct iobuf_waiter *w, void (*fn)(struct iobuf_waiter *w
 	list_init(&w->link);
 }
 
+static void enqueue(struct iobuf_pool *p, struct iobuf_waiter *w)
+{
+	if (list_empty(&p->waiters) || w->want < p->least_want)
+		p->least_want = w->want;
+	list_add_tail(&p->waiters, &w->link);
+}
+
 void iobuf_wait(struct iobuf_pool *p, struct iobuf_waiter *w)
 {
 	if (!list_empty(&w->link))
 		return;
 	w->want = p->last_failed;
-	list_add_tail(&p->waiters, &w->link);
+	enqueue(p, w);
 	add(&p->waits, 1);
 	/* It was the system that refused, and no put will come: ask again later. */
 	if (!peek(&p->used) && !p->retry.armed)
@@ -414,12 +430,12 @@ static void waiters_run(struct reactor_task *t)
 
 	list_init(&turn);
 	list_splice_tail(&turn, &p->waiters);
+	p->serving = true;
 	while ((n = list_pop(&turn))) {
 		struct iobuf_waiter *w = container_of(n, struct iobuf_waiter, link);
-		uint32_t want = w->want;
 
-		if (want >= failed) {
-			list_add_tail(&p->waiters, n);
+		if (w->want >= failed) {
+			enqueue(p, w);
 			continue;
 		}
 		p->last_failed = 0;
@@ -427,6 +443,7 @@ static void waiters_run(struct reactor_task *t)
 		if (p->last_failed && p->last_failed < failed)
 			failed = p->last_failed;
 	}
+	p->serving = false;
 }
 
 static void retry_fire(struct reactor_timer *t)

@@ -40,7 +40,8 @@ struct iobuf_waiter {
 
 /**
  * Returns a buffer of at least @len (1..IOBUF_MAX) bytes, contents undefined, or NULL when the
- * pool's limit or the system's memory does not allow it: then wait (iobuf_wait) or refuse.
+ * pool's limit or the system's memory does not allow it, or others wait for as much: then wait
+ * (iobuf_wait) or refuse.
  */
 struct iobuf *iobuf_get(struct iobuf_pool *p, size_t len);
 void iobuf_put(struct iobuf *b); /* NULL is fine */

@@ -254,6 +254,48 @@ static void waiters_begin(struct reactor *r)
 	reactor_timer_arm(r, &wt.step, reactor_now(r) + NSEC_PER_MSEC);
 }
 
+/* What is put while somebody waits is not for who comes before the waiter has had its turn. */
+static void newcomer_step(struct reactor_timer *t)
+{
+	struct iobuf_pool *p = reactor_iobufs(wt.r);
+	struct iobuf *small;
+
+	if (wt.steps++ == 0) {
+		iobuf_put(wt.whole);
+		assert_null(iobuf_get(p, 8192));
+		small = iobuf_get(p, 4096); /* nobody waits for so little */
+		assert_non_null(small);
+		iobuf_put(small);
+		reactor_timer_arm(wt.r, t, reactor_now(wt.r) + NSEC_PER_MSEC);
+		return;
+	}
+	assert_non_null(wt.wait[0].got);
+	small = iobuf_get(p, 8192); /* nobody waits any more */
+	assert_non_null(small);
+	iobuf_put(small);
+	iobuf_put(wt.wait[0].got);
+	reactor_stop(wt.r);
+}
+
+static void newcomer_begin(struct reactor *r)
+{
+	memset(&wt, 0, sizeof(wt));
+	wt.r = r;
+	wt.whole = iobuf_get(reactor_iobufs(r), IOBUF_MAX);
+	wt.wait[0].len = 8192;
+	iobuf_waiter_init(&wt.wait[0].w, waiting_try);
+	assert_null(iobuf_get(reactor_iobufs(r), 8192));
+	iobuf_wait(reactor_iobufs(r), &wt.wait[0].w);
+	reactor_timer_init(&wt.step, newcomer_step);
+	reactor_timer_arm(r, &wt.step, reactor_now(r) + NSEC_PER_MSEC);
+}
+
+static void who_waits_comes_before_who_comes(void **state)
+{
+	run_with(CHUNK, newcomer_begin);
+	assert_int_equal(wt.steps, 2);
+}
+
 static void waiters_are_served_in_order(void **state)
 {
 	run_with(CHUNK, waiters_begin);
@@ -379,6 +421,7 @@ int main(void)
 		cmocka_unit_test(one_page_makes_the_rest_available),
 		cmocka_unit_test(lowered_limit_gives_memory_back_as_it_becomes_free),
 		cmocka_unit_test(waiters_are_served_in_order),
+		cmocka_unit_test(who_waits_comes_before_who_comes),
 		cmocka_unit_test(idle_memory_is_given_back_and_then_nothing_ticks),
 		cmocka_unit_test(registered_or_not_the_buffer_serves_io),
 	};
