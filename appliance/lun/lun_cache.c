@@ -27,6 +27,7 @@ int lun_set_cache(struct lun *lun, struct cache *cache, uint32_t weight, uint64_
 				  strerror(-err));
 	}
 	lc->c = cache;
+	atomic_init(&lc->cut, UINT64_MAX);
 	fills_init(&lc->fills);
 	readahead_init(&lc->readahead);
 	lun->cache = lc;

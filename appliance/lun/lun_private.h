@@ -15,6 +15,7 @@ struct lun_cache {
 	struct fills fills;	    /* fills.h */
 	struct readahead readahead; /* readahead.h */
 	metric_counter coalesced;   /* reads that waited for another's */
+	_Atomic uint64_t cut;	    /* from here on the store was found to have ended */
 	/* Large bounce memory of ops without a reactor, for the next: mapping it anew costs more
 	 * than the copy. Each of LUN_BOUNCE_MAX bytes, or NULL. */
 	_Atomic(void *) spare[2];

@@ -465,17 +465,31 @@ void lun_cache_after_op(struct lun_io *io)
 	if (!io->writing)
 		return;
 	io->writing = false;
+	/* It reaches as far again. */
+	if (io->off + io->len > atomic_load_explicit(&io->lun->cache->cut, memory_order_relaxed))
+		atomic_store_explicit(&io->lun->cache->cut, UINT64_MAX, memory_order_relaxed);
 	cache_write_end(&io->cache_write, io->iov, keep ? io->niov : 0,
 			io->op == LUN_COMPARE_AND_WRITE ? io->len : 0);
 }
 
 void lun_cache_on_error(struct lun_io *io, int err)
 {
+	bool copy = io->op == LUN_COPY; /* it is the source that cannot be read */
+	struct lun *lun = copy ? io->src : io->lun;
+	uint64_t off = copy ? io->src_off : io->off, end = off + io->len, cut;
 	struct cache_write drop;
 
-	/* Somebody has made the backing object shorter: what is cached beyond has no store. */
-	if (err != -ENODATA || !io->lun->cache)
+	/*
+	 * Somebody has made the backing object shorter: what is cached beyond has no store. All of
+	 * it is dropped, once: what was dropped by an earlier error is not walked again.
+	 */
+	if (err != -ENODATA || !lun->cache)
 		return;
-	cache_write_begin(io->lun->cache->o, &drop, io->off, lun_size(io->lun) - io->off);
+	cut = atomic_load_explicit(&lun->cache->cut, memory_order_relaxed);
+	while (off < cut && !atomic_compare_exchange_weak(&lun->cache->cut, &cut, off))
+		;
+	if (off < cut && end < cut)
+		end = least(cut, lun_size(lun));
+	cache_write_begin(lun->cache->o, &drop, off, end - off);
 	cache_write_end(&drop, NULL, 0, 0);
 }

@@ -169,16 +169,55 @@ static void a_write_replaces_what_was_cached(void **state)
 	assert_int_equal(read_cost(x, 9 * PAGE, PAGE), 1);
 }
 
+/* The next read of the store finds that it has ended before. */
+static void cut_store(struct fixture *x)
+{
+	x->f->err = -ENODATA;
+	x->f->on = BLOCK_READ;
+	x->f->at = 0;
+}
+
+static void read_cut(struct fixture *x)
+{
+	cut_store(x);
+	assert_int_equal(do_read(x->lun, x->way, 600 * PAGE, x->buf, PAGE), -ENODATA);
+}
+
 static void a_truncated_store_is_not_hidden(void **state)
 {
 	struct fixture *x = *state;
 
 	assert_int_equal(read_cost(x, 700 * PAGE, 16 * PAGE), 1);
-	x->f->err = -ENODATA;
-	x->f->on = BLOCK_READ;
-	x->f->at = 0;
-	assert_int_equal(do_read(x->lun, x->way, 600 * PAGE, x->buf, PAGE), -ENODATA);
+	read_cut(x);
 	assert_int_equal(read_cost(x, 700 * PAGE, PAGE), 1);
+	/* What is beyond is not walked for each error ... */
+	read_cut(x);
+	assert_int_equal(read_cost(x, 700 * PAGE, PAGE), 0);
+	/* ... but again when the store reached as far meanwhile. */
+	fill(x->buf, PAGE, 1);
+	assert_int_equal(do_write(x->lun, x->way, 710 * PAGE, x->buf, PAGE), 0);
+	read_cut(x);
+	assert_int_equal(read_cost(x, 700 * PAGE, PAGE), 1);
+}
+
+static void a_truncated_source_is_not_hidden(void **state)
+{
+	struct fixture *x = *state, to = {.way = x->way, .buf = x->buf};
+	struct lun_io io = {.op = LUN_COPY,
+			    .off = 100 * PAGE,
+			    .len = PAGE,
+			    .src = x->lun,
+			    .src_off = 600 * PAGE,
+			    .reg_index = -1};
+
+	to.f = make_fake(&to.lun, false);
+	assert_int_equal(read_cost(x, 700 * PAGE, PAGE), 1);
+	assert_int_equal(read_cost(&to, 700 * PAGE, PAGE), 1);
+	cut_store(x);
+	assert_int_equal(do_io(to.lun, &io, x->way), -ENODATA);
+	assert_int_equal(read_cost(x, 700 * PAGE, PAGE), 1);
+	assert_int_equal(read_cost(&to, 700 * PAGE, PAGE), 0);
+	lun_unref(to.lun);
 }
 
 static void prefetch_fills_the_cache(void **state)
@@ -512,6 +551,7 @@ int main(void)
 		TEST(nothing_is_cached_from_memory_of_others),
 		TEST(a_write_replaces_what_was_cached),
 		TEST(a_truncated_store_is_not_hidden),
+		TEST(a_truncated_source_is_not_hidden),
 		TEST(prefetch_fills_the_cache),
 		TEST(a_sequential_reader_hits),
 		TEST(a_sequential_reader_of_sectors_hits),
