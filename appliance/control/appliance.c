@@ -112,6 +112,8 @@ static int plan_to(struct appliance *app, const struct config *declared,
 		.notes = notes,
 		.n_notes = n_notes,
 		.memory = memory_declared(app->memory),
+		.cache_room = app->declared ? memory_cache_room(app->memory, &app->declared->memory)
+					    : 0,
 		.started_with = app->started_with,
 		.look = look_at_file,
 	};

@@ -71,6 +71,7 @@ struct memory {
 	struct budget *budget;
 	struct config_memory declared; /* numbers only; changed between changes */
 	unsigned threads, luns;	       /* declared, for the default floor */
+	uint64_t started_ceiling;      /* the cache has addresses for so much */
 	struct budget_pool *cache_pool, *tmem_pool, *process_pool, *iobuf_pool, *port_pool;
 
 	/* --- set before iobuf_pool is made --- */
@@ -416,6 +417,7 @@ static int start(struct memory *m, const struct config *cfg, const char *pressur
 		return ret;
 	find_bounds(m, &cfg->memory, &spec);
 	spec.psi = pressure;
+	m->started_ceiling = spec.ceiling;
 	ret = make_cache(m, spec.ceiling, why);
 	if (!ret)
 		ret = budget_create(&spec, &m->budget, why);
@@ -494,6 +496,14 @@ int memory_set(struct memory *m, const struct config_memory *c, struct reason *w
 const struct config_memory *memory_declared(const struct memory *m)
 {
 	return &m->declared;
+}
+
+uint64_t memory_cache_room(const struct memory *m, const struct config_memory *c)
+{
+	struct budget_spec spec;
+
+	find_bounds(m, c, &spec);
+	return spec.ceiling > m->started_ceiling ? m->started_ceiling : 0;
 }
 
 /* --- pools that come and go --- */

@@ -37,6 +37,9 @@ int memory_set(struct memory *m, const struct config_memory *c, struct reason *w
 /** What is in force: max and floor as declared. Between changes. */
 const struct config_memory *memory_declared(const struct memory *m);
 
+/** Bytes that the read cache can have until a restart, if @c declares more for all; else 0. */
+uint64_t memory_cache_room(const struct memory *m, const struct config_memory *c);
+
 /** The reactors' I/O buffers become a pool, and so does what else the process has. -ENOMEM. */
 int memory_add_reactors(struct memory *m, struct reactor_set *set);
 /** Before the reactors stop. */

@@ -467,6 +467,21 @@ static int plan_memory(struct plan *p, const struct plan_input *in)
 	return 0;
 }
 
+static int plan_cache_room(struct plan *p, const struct plan_input *in)
+{
+	struct plan_step *s;
+	char room[32];
+
+	if (!in->cache_room)
+		return 0;
+	s = add_step(p, PLAN_ATTENTION, "memory.max");
+	if (!s)
+		return -ENOMEM;
+	size_format(in->cache_room, room, sizeof(room));
+	set_problem(s, "the read cache was started with room for %s: more takes a restart", room);
+	return 0;
+}
+
 static int plan_settings(struct plan *p, const struct plan_input *in)
 {
 	const struct config *a = in->started_with, *b = in->declared;
@@ -565,6 +580,8 @@ int plan_make(const struct plan_input *in, struct plan **ret_plan)
 		ret = plan_portals(p, in);
 	if (!ret)
 		ret = plan_memory(p, in);
+	if (!ret)
+		ret = plan_cache_room(p, in);
 	if (!ret)
 		ret = plan_settings(p, in);
 	if (!ret)

@@ -88,7 +88,8 @@ struct plan_input {
 	const struct plan_problem *notes; /* what needs attention, from elsewhere */
 	size_t n_notes;
 	const struct config_memory *memory; /* of which max and floor are in force; NULL: any */
-	const struct config *started_with;  /* settings that only a start reads; NULL: any */
+	uint64_t cache_room; /* bytes the read cache can have, where more is declared; else 0 */
+	const struct config *started_with; /* settings that only a start reads; NULL: any */
 	/* Whether @path is there: 0, with its size in bytes (0: not known), or -errno. */
 	int (*look)(void *ctx, const char *path, uint64_t *ret_size);
 	void *ctx;

@@ -117,6 +117,12 @@ def test_a_changed_budget_is_applied_while_running(tmp_path):
         b = d.json("memory")["budget"]
         assert (b["ceiling"], b["floor"]) == (64 * MIB, 16 * MIB) and b["held"] <= 64 * MIB
         assert "nothing to do" in d.cli("plan").stdout
+        d.declare(luns, "memory: {max: 256M, floor: 16M}\n")
+        d.cli("apply", check=False)
+        assert "memory.max: the read cache was started with room for 128M" in d.cli("plan").stdout
+        assert d.json("memory")["budget"]["ceiling"] == 256 * MIB
+        d.declare(luns, "memory: {max: 64M, floor: 16M}\n")
+        d.cli("apply")
         d.declare(luns, "memory: {max: 64M, floor: 16M, tmem: {codec: none}}\n")
         assert "memory.tmem: differs" in d.cli("plan").stdout
         assert read_all(uri) == image.read_bytes()

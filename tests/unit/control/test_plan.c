@@ -281,6 +281,12 @@ static void test_changed_memory_is_a_step(void **state)
 	assert_int_equal(plan_make(&s.in, &p), 0);
 	assert_int_equal(p->n, 0);
 	plan_free(p);
+	s.in.cache_room = 1ull << 30;
+	assert_int_equal(plan_make(&s.in, &p), 0);
+	assert_int_equal(p->n, 1);
+	assert_string_equal(p->steps[0].name, "memory.max");
+	assert_non_null(strstr(p->steps[0].problem, "room for 1G"));
+	plan_free(p);
 	config_free(d);
 }
 
