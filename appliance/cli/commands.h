@@ -4,7 +4,7 @@
 
 #include "cli/cli.h"
 
-#define COMMAND_OPTIONS 8
+#define COMMAND_OPTIONS 9
 
 struct command_option {
 	const char *name;  /* without "--" */

@@ -29,6 +29,10 @@ static json_t *lun_to_json(const struct config_lun *l)
 
 	if (o && l->size_text)
 		json_object_set_new(o, "size", json_text(l->size_text));
+	if (o && l->cache_weight)
+		json_object_set_new(o, "cache_weight", json_integer(l->cache_weight));
+	if (o && l->cache_floor_text)
+		json_object_set_new(o, "cache_floor", json_text(l->cache_floor_text));
 	if (o && l->description)
 		json_object_set_new(o, "description", json_text(l->description));
 	if (o && l->uuid)
@@ -86,6 +90,7 @@ static int add_lun(struct config *cfg, const json_t *o, struct reason *why)
 	l->read_only = json_is_true(json_object_get(o, "read_only"));
 	l->removable = json_is_true(json_object_get(o, "removable"));
 	l->block_size = (unsigned)json_integer_value(json_object_get(o, "block_size"));
+	l->cache_weight = (unsigned)json_integer_value(json_object_get(o, "cache_weight"));
 	for (unsigned i = 0; mode && i < 3; i++)
 		if (!strcmp(mode, mode_name[i]))
 			l->mode = (enum block_mode)i;
@@ -93,6 +98,7 @@ static int add_lun(struct config *cfg, const json_t *o, struct reason *why)
 		return reason_prefix(why, -EINVAL, "cache");
 	if (!set_string(&l->name, o, "name") || !set_string(&l->path, o, "path") ||
 	    !set_string(&l->size_text, o, "size") ||
+	    !set_string(&l->cache_floor_text, o, "cache_floor") ||
 	    !set_string(&l->description, o, "description") || !set_string(&l->uuid, o, "uuid"))
 		return reason_set(why, ENOMEM, "out of memory");
 	return 0;

@@ -4,6 +4,7 @@
  * server answers itself.
  */
 #include <errno.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -80,6 +81,7 @@ static int do_lun_create(struct appliance *app, const struct protocol_request *r
 			 json_t **ret_result, struct reason *why)
 {
 	json_int_t bs = json_integer_value(json_object_get(req->params, "block_size"));
+	json_int_t weight = json_integer_value(json_object_get(req->params, "cache_weight"));
 	struct config_lun l = {
 		.name = (char *)protocol_string(req, "name"),
 		.path = (char *)protocol_string(req, "path"),
@@ -88,6 +90,9 @@ static int do_lun_create(struct appliance *app, const struct protocol_request *r
 		.read_only = protocol_flag(req, "read_only"),
 		.removable = protocol_flag(req, "removable"),
 		.block_size = bs >= 0 && bs <= 4096 ? (unsigned)bs : 1,
+		.cache_weight = weight >= 0 && weight <= CONFIG_WEIGHT_MAX ? (unsigned)weight
+									   : UINT_MAX,
+		.cache_floor_text = (char *)protocol_string(req, "cache_floor"),
 	};
 	const char *key;
 	int ret = read_mode(req, &l.mode, why);

@@ -35,6 +35,8 @@ static const struct method methods[METHOD_COUNT] = {
 				{"block_size", KIND_NUMBER, false},
 				{"mode", KIND_STRING, false},
 				{"cache", KIND_STRING, false},
+				{"cache_weight", KIND_NUMBER, false},
+				{"cache_floor", KIND_STRING, false},
 				{"description", KIND_STRING, false}}},
 	[METHOD_LUN_RESIZE] = {"lun.resize",
 			       true,

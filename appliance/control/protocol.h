@@ -20,7 +20,7 @@
 
 #define PROTOCOL_VERSION     1
 #define PROTOCOL_REQUEST_MAX 65536
-#define PROTOCOL_PARAMS_MAX  9
+#define PROTOCOL_PARAMS_MAX  11
 
 enum protocol_method {
 	METHOD_STATUS,

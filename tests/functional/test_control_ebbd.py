@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """ebbd: the service with its configuration file."""
+import json
 import os
 import pathlib
 import shutil
@@ -144,7 +145,8 @@ def test_sighup_applies(ebbd, disk):
 def test_luns_made_by_command_come_back(ebbd, disk, tmp_path):
     ebbd.declare(f"[{{name: a, path: {disk('16M')}}}]")
     ebbd.start()
-    ebbd.cli("lun", "create", "mine", tmp_path / "mine.img", "--size", "8M", "--description", "kept")
+    ebbd.cli("lun", "create", "mine", tmp_path / "mine.img", "--size", "8M", "--description", "kept", "--cache-weight", "7",
+             "--cache-floor", "2M")
     ebbd.cli("lun", "resize", "mine", "16M")
     assert ebbd.cli("apply").stdout == "nothing to do\n"
     uuid = next(o for o in ebbd.json("lun", "list") if o["name"] == "mine")["uuid"]
@@ -152,6 +154,8 @@ def test_luns_made_by_command_come_back(ebbd, disk, tmp_path):
     ebbd.start()
     mine = next(o for o in ebbd.json("lun", "list") if o["name"] == "mine")
     assert mine["uuid"] == uuid and mine["size"] == 16 << 20 and mine["description"] == "kept"
+    kept = json.loads((ebbd.folder / "state/luns.json").read_text())["luns"][0]
+    assert (kept["cache_weight"], kept["cache_floor"]) == (7, "2M")
     p = ebbd.cli("lun", "delete", "a", check=False)
     assert p.returncode == 1 and str(ebbd.config) in p.stdout
     ebbd.cli("lun", "delete", "mine")
