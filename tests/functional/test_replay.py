@@ -190,13 +190,23 @@ def by_hand(daemon, tmp_path):
             k.stop()
 
 
-@pytest.mark.parametrize("served", ["supervised", "by hand"])
-def test_a_replay_comes_before_what_others_write(daemon, held, by_hand, served):
-    kit = by_hand() if served == "by hand" else None
-    pid = kit.proc.pid if kit else nbdkits_of(daemon.e.folder)[0]
-    h = connect(kit.uri() if kit else daemon.e.nbd("a"))
+def leave_write(daemon, held, uri, pid):
+    """The daemon dies with a write in flight, and its client @pid is stopped. Returns the connection and the cookie."""
+    h = connect(uri)
     cookie = begin_write(h, held, OLD, 0)
     daemon.die_with(pid)
+    return h, cookie
+
+
+@pytest.fixture
+def left(daemon, held, by_hand):
+    """That, of a client that the daemon does not know of: its pid, the connection and the cookie."""
+    kit = by_hand()
+    return kit.proc.pid, *leave_write(daemon, held, kit.uri(), kit.proc.pid)
+
+
+def expect_replay_first(daemon, pid, h, cookie):
+    """The daemon starts, another client writes at once, and its bytes are those that stay."""
     daemon.start()
     early = iscsi_write(daemon.e, NEW, 0, seconds=2)
     os.kill(pid, signal.SIGCONT)
@@ -204,8 +214,16 @@ def test_a_replay_comes_before_what_others_write(daemon, held, by_hand, served):
     assert early or iscsi_write(daemon.e, NEW, 0, seconds=20 * SLOW)
     daemon.wait_ready()
     assert h.pread(4096, 0) == NEW
-    assert held.holds(NEW, 0)
     h.shutdown()
+
+
+@pytest.mark.parametrize("served", ["supervised", "by hand"])
+def test_a_replay_comes_before_what_others_write(daemon, held, by_hand, served):
+    kit = by_hand() if served == "by hand" else None
+    pid = kit.proc.pid if kit else nbdkits_of(daemon.e.folder)[0]
+    h, cookie = leave_write(daemon, held, kit.uri() if kit else daemon.e.nbd("a"), pid)
+    expect_replay_first(daemon, pid, h, cookie)
+    assert held.holds(NEW, 0)
 
 
 def test_an_answer_that_nbdkit_has_not_read_stands(daemon, held, by_hand):
@@ -255,18 +273,15 @@ def test_new_nbd_clients_wait_too(daemon, held, by_hand):
         c.shutdown()
 
 
-def test_a_replay_that_comes_too_late_is_refused(daemon, held, by_hand):
-    kit = by_hand()
-    h = connect(kit.uri())
-    cookie = begin_write(h, held, OLD, 0)
-    daemon.die_with(kit.proc.pid)
+def test_a_replay_that_comes_too_late_is_refused(daemon, held, left):
+    pid, h, cookie = left
     start = time.monotonic()
     daemon.start()
     daemon.wait_ready()
     assert time.monotonic() - start >= GRACE
     assert "port.grace.expired" in daemon.e.stderr()
     assert iscsi_write(daemon.e, NEW, 0, seconds=5 * SLOW)
-    os.kill(kit.proc.pid, signal.SIGCONT)
+    os.kill(pid, signal.SIGCONT)
     with pytest.raises(nbd.Error) as refused:
         finish(h, cookie)
     assert refused.value.errnum == errno.EIO
@@ -278,8 +293,7 @@ def test_a_replay_that_comes_too_late_is_refused(daemon, held, by_hand):
 
 def test_a_client_that_died_is_not_waited_for(daemon, held, by_hand):
     kit = by_hand()
-    begin_write(connect(kit.uri()), held, OLD, 0)
-    daemon.die_with(kit.proc.pid)
+    leave_write(daemon, held, kit.uri(), kit.proc.pid)
     kit.proc.kill()
     kit.proc.wait()
     daemon.start()
@@ -299,41 +313,20 @@ def test_a_client_with_nothing_in_flight_is_not_waited_for(daemon, by_hand):
     h.shutdown()
 
 
-def test_a_daemon_killed_while_it_waits_leaves_the_order_to_the_next(daemon, held, by_hand):
-    kit = by_hand()
-    h = connect(kit.uri())
-    cookie = begin_write(h, held, OLD, 0)
-    daemon.die_with(kit.proc.pid)
+def test_a_daemon_killed_while_it_waits_leaves_the_order_to_the_next(daemon, left):
     daemon.start_blindly()
     daemon.e.kill()
-    daemon.start()
-    early = iscsi_write(daemon.e, NEW, 0, seconds=2)
-    os.kill(kit.proc.pid, signal.SIGCONT)
-    finish(h, cookie)
-    assert early or iscsi_write(daemon.e, NEW, 0, seconds=20 * SLOW)
-    daemon.wait_ready()
-    assert h.pread(4096, 0) == NEW
-    h.shutdown()
+    expect_replay_first(daemon, *left)
 
 
-def test_a_daemon_killed_while_clients_replay_leaves_the_order_to_the_next(daemon, held, by_hand):
-    kit = by_hand()
-    h = connect(kit.uri())
-    cookie = begin_write(h, held, OLD, 0)
-    daemon.die_with(kit.proc.pid)
+def test_a_daemon_killed_while_clients_replay_leaves_the_order_to_the_next(daemon, held, left):
+    pid = left[0]
     with open(held.content, "r+b") as f:
         f.write(bytes(4096))  # so that the replay is seen
     held.hold.touch()
     daemon.start_blindly()
-    os.kill(kit.proc.pid, signal.SIGCONT)
+    os.kill(pid, signal.SIGCONT)
     wait_for("the replay", lambda: held.holds(OLD, 0))
     assert not iscsi_write(daemon.e, NEW, 0, seconds=1)
-    daemon.die_with(kit.proc.pid)
-    daemon.start()
-    early = iscsi_write(daemon.e, NEW, 0, seconds=2)
-    os.kill(kit.proc.pid, signal.SIGCONT)
-    finish(h, cookie)
-    assert early or iscsi_write(daemon.e, NEW, 0, seconds=20 * SLOW)
-    daemon.wait_ready()
-    assert h.pread(4096, 0) == NEW
-    h.shutdown()
+    daemon.die_with(pid)
+    expect_replay_first(daemon, *left)

@@ -792,6 +792,7 @@ void port_session_get_info(struct port_session *p, struct port_client_info *ret_
 	memcpy(ret_info->name, p->name, sizeof(p->name));
 	if (p->lun)
 		strncpy(ret_info->lun, lun_name(p->lun), sizeof(ret_info->lun) - 1);
+	/* Of a memfd: a look at its inode, no I/O. Those who report ask, not the reactor. */
 	if (!p->shm_gone && p->memfd >= 0 && fstat(p->memfd, &st) == 0)
 		ret_info->resident_bytes = (uint64_t)st.st_blocks * 512;
 }
