@@ -437,22 +437,6 @@ static int start_nbd(struct appliance *app, const struct config *cfg, struct rea
 	return 0;
 }
 
-/* Its devices are opened when LUNs are there. A service without it still serves. */
-static int start_tcmu(struct appliance *app, struct reason *why)
-{
-	const struct tcmu_options opt = {.set = app->reactors,
-					 .budget = memory_budget(app->memory)};
-	int ret = tcmu_server_start(&opt, &app->tcmu, &app->tcmu_problem);
-
-	if (!ret)
-		return 0;
-	app->tcmu = NULL;
-	if (!app->lenient)
-		return reason_set(why, -ret, "%s", app->tcmu_problem.text);
-	log_error("tcmu.unavailable", "reason=\"%s\"", app->tcmu_problem.text);
-	return 0;
-}
-
 /* Finds the first thing that a start which must be whole could not do. */
 static int check_whole(const struct plan *p, struct reason *why)
 {
@@ -510,7 +494,7 @@ static int start_parts(struct appliance *app, struct config *cfg, const char *pr
 	if (ret)
 		return reason_set(why, -ret, "out of memory");
 	if (cfg->tcmu)
-		ret = start_tcmu(app, why);
+		ret = app_start_tcmu(app, why);
 	if (!ret)
 		ret = apply_config(app, cfg, &done, why);
 	if (ret)
@@ -553,7 +537,7 @@ static void stop_parts(struct appliance *app)
 	nbd_supervisor_stop(app->nbd, NULL, NULL);
 	if (app->iscsi)
 		iscsi_server_shutdown(app->iscsi, GRACE_MS);
-	tcmu_server_stop(app->tcmu);
+	app_stop_tcmu(app);
 	memory_remove_port(app->memory);
 	if (app->port)
 		port_server_stop(app->port, NULL, NULL);

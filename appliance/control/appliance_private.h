@@ -8,6 +8,7 @@
 #include "front/iscsi/iscsi.h"
 #include "front/nbd/nbd_supervisor.h"
 #include "front/port/port.h"
+#include "front/tcmu/dbus/tcmu_service.h"
 #include "front/tcmu/tcmu.h"
 #include "lun/lun.h"
 #include "scsi/scsi.h"
@@ -33,9 +34,10 @@ struct appliance {
 	struct lun_table *table;
 	struct iscsi_server *iscsi;
 	struct port_server *port;
-	struct nbd_supervisor *nbd; /* NULL: nothing listens for NBD */
-	struct tcmu_server *tcmu;   /* NULL: not asked for, or not to be had */
-	struct reason tcmu_problem; /* why it is not to be had; "": it is */
+	struct nbd_supervisor *nbd;	   /* NULL: nothing listens for NBD */
+	struct tcmu_server *tcmu;	   /* NULL: not asked for, or not to be had */
+	struct tcmu_service *tcmu_service; /* of user:ebb; NULL: no TCMU */
+	struct reason tcmu_problem;	   /* why it is not to be had; "": it is */
 	struct config *started_with;
 	char *config_path, *state_dir, *port_socket;
 	int state_dirfd, lock_fd;
@@ -109,6 +111,13 @@ unsigned app_target_users(const struct app_users *u, const char *iqn);
 /** Under `lock` or within a change: sessions of all targets that show @name, port clients, and
  * TCMU devices. */
 unsigned app_lun_users(struct appliance *app, const struct app_users *u, const char *name);
+
+/* --- TCMU (appliance_tcmu.c) --- */
+
+/** Its devices are opened when LUNs are there. A service without it still serves. */
+int app_start_tcmu(struct appliance *app, struct reason *why);
+/** What app_start_tcmu() began, whatever it came to. */
+void app_stop_tcmu(struct appliance *app);
 
 /* --- exports through LIO (appliance_lio.c) --- */
 

@@ -235,7 +235,12 @@ static int check_target(struct config_check *c, struct config *cfg, unsigned ind
 int config_check_lio(struct config_check *c, struct config *cfg)
 {
 	int ret = check_portals(c, cfg, cfg->lio.portals, cfg->lio.portals_count, "lio");
+	struct reason inner;
 
+	if (!ret && cfg->lio.targets_count && !cfg->tcmu) {
+		reason_set(&inner, EINVAL, "needs tcmu: true, which offers LUNs to the kernel");
+		return config_refuse(c, &inner, "lio.targets");
+	}
 	for (unsigned i = 0; !ret && i < cfg->lio.targets_count; i++)
 		ret = check_target(c, cfg, i);
 	return ret;

@@ -73,7 +73,7 @@ def declare(ebbd, luns="[a]", acls=True, names="a"):
            f"mutual: {{user: m, secret: '{MUTUAL}'}}}}\n") if acls else ""
     declared = "".join(f"\n  - {{name: {n}, path: {ebbd.folder}/{n}.img, size: 4M}}" for n in names)
     lio = f"lio:\n  portals: ['127.0.0.1:3261']\n  targets:\n    - iqn: {IQN}\n      luns: {luns}\n{acl}" if luns else ""
-    ebbd.declare(declared, lio)
+    ebbd.declare(declared, "tcmu: true\n" + lio)
 
 
 def shown(lio):

@@ -197,8 +197,10 @@ static void test_targets_change_in_place(void **state)
 		"change target iqn.2026-11.x:t\ncreate target " IQN "b\n");
 }
 
-#define LUNS "luns: [{name: a, path: /a}, {name: b, path: /b}]\niscsi: {auto_targets: false}\n"
-#define LIO  LUNS "lio:\n  portals: ['127.0.0.1:1']\n  targets:\n  - iqn: iqn.2026-11.x:t\n"
+#define LUNS                                                                                   \
+	"tcmu: true\nluns: [{name: a, path: /a}, {name: b, path: /b}]\niscsi: {auto_targets: " \
+	"false}\n"
+#define LIO LUNS "lio:\n  portals: ['127.0.0.1:1']\n  targets:\n  - iqn: iqn.2026-11.x:t\n"
 
 static void test_targets_of_the_kernel(void **state)
 {
