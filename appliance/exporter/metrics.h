@@ -17,9 +17,17 @@
 
 #include "base/metric.h"
 #include "control/appliance.h"
+#include "event/iobuf.h"
+#include "event/reactor.h"
 #include "exporter/text.h"
 #include "front/iscsi/iscsi.h"
+#include "front/port/port.h"
+#include "lun/lun.h"
+#include "mem/budget/budget.h"
+#include "mem/cache/cache.h"
 #include "mem/tmem/host.h"
+#include "mem/vmem/vmem.h"
+#include "mem/volatile/volatile.h"
 
 /* Kinds of things, and the labels that tell one from another. */
 #define METRIC_GROUPS(X)                                      \
@@ -64,7 +72,11 @@ struct metric_durations {
 	uint64_t sum_ns;
 };
 
-/* --- records: each begins with its labels, as metrics_label() made them --- */
+/*
+ * --- records: each begins with its labels, as metrics_label() made them ---
+ *
+ * Where a module tells its figures in one struct, that is the record, and the table picks from it.
+ */
 
 struct build_record {
 	size_t labels;
@@ -77,8 +89,8 @@ struct process_record {
 
 struct reactor_record {
 	size_t labels;
-	uint64_t turns, sleeps, spins, completions, messages, timers;
-	uint64_t mapped, used, limit, registered, waits, returned;
+	struct reactor_stats loop;
+	struct iobuf_stats iobufs;
 };
 
 struct lun_record {
@@ -98,8 +110,7 @@ struct lun_op_record {
 
 struct lun_cache_record {
 	size_t labels;
-	uint64_t resident, misses, purged, fills, fills_lost, updates, invalidated, evicted;
-	uint64_t demoted, readahead, readahead_used, coalesced, tmem_bytes;
+	struct lun_cache_stats s;
 };
 
 struct lun_tier_record {
@@ -126,7 +137,7 @@ struct iscsi_record {
 
 struct port_record {
 	size_t labels;
-	uint64_t clients, accepted, refused, violations, resident;
+	struct port_stats s;
 };
 
 struct port_client_record {
@@ -146,7 +157,7 @@ struct tcmu_record {
 
 struct budget_record {
 	size_t labels;
-	uint64_t floor, ceiling, target, held, reclaimable, reserved, limit, available, returned;
+	struct budget_stats s;
 };
 
 struct shrink_record {
@@ -156,32 +167,29 @@ struct shrink_record {
 
 struct pool_record {
 	size_t labels;
-	uint64_t bytes, reclaimable, loose, wired, target, floor, returned, purged_pages;
-	struct metric_durations shrink;
+	struct budget_pool_stats s;
+	struct metric_durations shrink; /* for that of @s */
 };
 
 struct cache_record {
 	size_t labels;
-	uint64_t pages, zero_pages, wired_pages, resident, index, target, max, returned;
+	struct cache_stats s;
 };
 
 struct volatile_record {
 	size_t labels;
-	uint64_t pages, marks, mark_calls, refused, purged, cancelled, disturbed, dropped;
+	struct volatile_stats s;
 };
 
 struct arena_record {
 	size_t labels;
-	uint64_t size, allocated, in_use, cached, spans, segments, free_segments, metadata, tags;
-	uint64_t allocs, frees, fails, imports, releases, depot_visits, depot_contended;
+	struct vmem_stats s;
 };
 
 struct tmem_record {
 	size_t labels;
-	uint64_t ephemeral_pages, page_bytes, meta_bytes, resident, returned;
-#define X(name, help) uint64_t name;
-	TMEM_COUNTERS(X)
-#undef X
+	struct tmem_stats s;
+	struct tmem_host_stats host;
 };
 
 struct tmem_kind_record {

@@ -100,27 +100,13 @@ static void collect_reactors(struct metrics *m, struct reactor_set *set)
 	for (unsigned i = 0; i < reactor_set_count(set); i++) {
 		struct reactor *reactor = reactor_set_get(set, i);
 		struct reactor_record *r;
-		struct reactor_stats rs;
-		struct iobuf_stats is;
 		char number[12];
 
 		snprintf(number, sizeof(number), "%u", i);
 		r = metrics_add(m, METRIC_GROUP_reactor,
 				metrics_label(m, METRICS_NO_LABELS, "reactor", number));
-		reactor_stats(reactor, &rs);
-		r->turns = rs.turns;
-		r->sleeps = rs.sleeps;
-		r->spins = rs.spins;
-		r->completions = rs.completions;
-		r->messages = rs.messages;
-		r->timers = rs.timers;
-		iobuf_pool_stats(reactor_iobufs(reactor), &is);
-		r->mapped = is.mapped_bytes;
-		r->used = is.used_bytes;
-		r->limit = is.limit_bytes;
-		r->registered = is.registered_bytes;
-		r->waits = is.waits;
-		r->returned = is.returned_bytes;
+		reactor_stats(reactor, &r->loop);
+		iobuf_pool_stats(reactor_iobufs(reactor), &r->iobufs);
 	}
 }
 
@@ -160,19 +146,7 @@ static void collect_cache(struct metrics *m, size_t lun, const struct lun_cache_
 		     {"tmem", s->cache.hits_tmem}};
 	struct lun_cache_record *r = metrics_add(m, METRIC_GROUP_lun_cache, lun);
 
-	r->resident = s->cache.resident;
-	r->misses = s->cache.misses;
-	r->purged = s->cache.purged;
-	r->fills = s->cache.fills;
-	r->fills_lost = s->cache.fills_lost;
-	r->updates = s->cache.updates;
-	r->invalidated = s->cache.invalidated;
-	r->evicted = s->cache.evicted;
-	r->demoted = s->cache.demoted;
-	r->readahead = s->readahead_pages;
-	r->readahead_used = s->readahead_used;
-	r->coalesced = s->coalesced;
-	r->tmem_bytes = s->cache.tmem_bytes;
+	r->s = *s;
 	for (unsigned i = 0; i < sizeof(tiers) / sizeof(tiers[0]); i++) {
 		size_t labels = metrics_label(m, lun, "tier", tiers[i].name);
 		struct lun_tier_record *t = metrics_add(m, METRIC_GROUP_lun_tier, labels);
@@ -300,15 +274,9 @@ static void collect_port(struct metrics *m, struct port_server *srv)
 {
 	struct port_record *r = metrics_add(m, METRIC_GROUP_port, METRICS_NO_LABELS);
 	_cleanup_free_ struct port_client_info *infos = NULL;
-	struct port_stats s;
 	size_t n = 0;
 
-	port_server_stats(srv, &s);
-	r->clients = s.clients;
-	r->accepted = s.accepted;
-	r->refused = s.refused;
-	r->violations = s.violations;
-	r->resident = s.resident_bytes;
+	port_server_stats(srv, &r->s);
 	if (port_server_list(srv, &infos, &n))
 		m->failed = true;
 	for (size_t i = 0; i < n; i++)

@@ -215,8 +215,7 @@ int volatile_drop(struct volatile_range *r, uint32_t first, uint32_t n)
 		if (!page_is_held(r, first + i))
 			return -EBUSY;
 	ret = r->backend->drop(&run, 1);
-	if (!ret)
-		metric_add(&r->dropped, n);
+	metric_add(ret ? &r->undropped : &r->dropped, n);
 	return ret;
 }
 
@@ -251,8 +250,10 @@ int volatile_drop_pages(struct volatile_range *r, const uint32_t *pages, uint32_
 		uint32_t part = gather_runs(r, pages + done, n - done, runs, &n_runs);
 		int ret = r->backend->drop(runs, n_runs);
 
-		if (ret)
+		if (ret) {
+			metric_add(&r->undropped, n - done);
 			return ret;
+		}
 		metric_add(&r->dropped, part);
 		done += part;
 	}
@@ -271,6 +272,7 @@ void volatile_stats(const struct volatile_range *r, struct volatile_stats *ret_s
 		.cancelled = metric_read(&r->cancelled),
 		.disturbed = metric_read(&r->disturbed),
 		.dropped = metric_read(&r->dropped),
+		.undropped = metric_read(&r->undropped),
 		.refusal = atomic_load_explicit(&r->refusal, memory_order_relaxed),
 	};
 }

@@ -142,6 +142,7 @@ struct volatile_stats {
 	uint64_t cancelled;	 /* volatile pages made to stay: pinned or held in time */
 	uint64_t disturbed;	 /* reads begun again because the thread was interrupted */
 	uint64_t dropped;	 /* pages given back by volatile_drop() */
+	uint64_t undropped;	 /* pages that the system would not take back: they stay resident */
 	int32_t refusal;	 /* 0, or why the last mark was refused */
 };
 void volatile_stats(const struct volatile_range *r, struct volatile_stats *ret_stats);

@@ -96,7 +96,7 @@ struct volatile_range {
 
 	_Atomic int32_t refusal;
 	metric_counter n_volatile, marks, mark_calls, refused, purged, cancelled, disturbed,
-		dropped;
+		dropped, undropped;
 };
 
 static inline _Atomic uint64_t *page_witness(const struct volatile_range *r, uint32_t page,

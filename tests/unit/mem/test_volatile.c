@@ -323,6 +323,30 @@ static bool never(void)
 	return false;
 }
 
+static int refuse_drop(const struct iovec *runs, unsigned n)
+{
+	return -EINVAL;
+}
+
+static void test_what_is_not_taken_back_is_counted(void **state)
+{
+	struct volatile_backend keeping = volatile_madv_free;
+	const uint32_t pages[] = {0, 2};
+	struct volatile_range *r;
+
+	keeping.drop = refuse_drop;
+	assert_int_equal(
+		volatile_create(&(struct volatile_spec){.pages = 4, .backend = &keeping}, &r), 0);
+	for (uint32_t i = 0; i < 4; i++)
+		assert_int_equal(volatile_take(r, i), 0);
+	assert_int_equal(volatile_drop_pages(r, pages, 2), -EINVAL);
+	assert_int_equal(stats_of(r).undropped, 2);
+	assert_int_equal(volatile_drop(r, 1, 3), -EINVAL);
+	assert_int_equal(stats_of(r).undropped, 5);
+	assert_int_equal(stats_of(r).dropped, 0);
+	volatile_destroy(r);
+}
+
 static void test_refused_pages_stay_ready(void **state)
 {
 	struct volatile_backend refusing = volatile_madv_free;
@@ -516,6 +540,7 @@ int main(void)
 		cmocka_unit_test(test_reuse_makes_tickets_stale),
 		cmocka_unit_test(test_marking_reports_each_page_and_never_allocates),
 		cmocka_unit_test(test_adjacent_pages_are_marked_in_one_call),
+		cmocka_unit_test(test_what_is_not_taken_back_is_counted),
 		cmocka_unit_test(test_refused_pages_stay_ready),
 		cmocka_unit_test(test_nothing_is_marked_where_losses_go_unnoticed),
 		cmocka_unit_test(test_sweep_finds_what_is_gone),
