@@ -102,7 +102,7 @@ def test_declared_changed_and_gone(ebbd, lio):
     assert f"+ change lio target {IQN} (2 LUNs)" in plan
     ebbd.cli("apply")
     wait_for("the second LUN", lambda: shown(lio) == {0: "ebb-a", 7: "ebb-b"})
-    assert lio.kernel().targets[IQN].acls[HOST].luns == {0: 0, 7: 7}
+    wait_for("its mapping", lambda: lio.kernel().targets[IQN].acls[HOST].luns == {0: 0, 7: 7})
 
     ebbd.cli("lun", "resize", "b", "8M")
     wait_for("its growth", lambda: lio.kernel().backstores["ebb-b"].size == 8 << 20)
