@@ -203,7 +203,7 @@ static ssize_t tcmu_cmd_time_out_store(struct config_item *item, const char *pag
 
 	if (err)
 		return err;
-	if (to_attrib(item)->da_dev->export_count || seconds > INT_MAX / MSEC_PER_SEC)
+	if (seconds > INT_MAX / MSEC_PER_SEC)
 		return -EINVAL;
 	WRITE_ONCE(attrib_dev(item)->cmd_time_out, seconds * MSEC_PER_SEC);
 	return count;

@@ -124,7 +124,7 @@ static unsigned long lock_from_top(struct tcmu_map *map, unsigned long first, un
 		page = xa_load(&map->pages, first + n - 1 - taken);
 		if (!page)
 			continue;
-		if (page_maybe_dma_pinned(page) || !trylock_page(page))
+		if (folio_maybe_dma_pinned(page_folio(page)) || !trylock_page(page))
 			break;
 		page->index = first + n - 1 - taken;
 		list_add_tail(&page->lru, locked);
