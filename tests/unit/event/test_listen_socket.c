@@ -123,14 +123,15 @@ static void an_adopted_socket_s_file_is_removed(void **state)
 
 static void patience_ends_with_the_address_or_the_time(void **state)
 {
-	uint64_t start = clock_now_ns(), until = start + 50 * NSEC_PER_MSEC;
+	uint64_t until = clock_now_ns() + 50 * NSEC_PER_MSEC;
 	unsigned naps = 0;
 
 	assert_false(listen_again(0, UINT64_MAX));
 	assert_false(listen_again(-EACCES, UINT64_MAX));
+	assert_true(listen_again(-EADDRINUSE, UINT64_MAX));
 	while (listen_again(-EADDRINUSE, until))
 		naps++;
-	assert_in_range(naps, 1, 10);
+	assert_in_range(naps, 0, 10);
 	assert_true(clock_now_ns() >= until);
 }
 
