@@ -264,6 +264,11 @@ static void add_urls(struct appliance *app, const struct snapshot *s, const char
 							      json_text(name), "protocol", "iscsi",
 							      "url", json_text(url)));
 		}
+	if (app->tcmu) {
+		snprintf(url, sizeof(url), TCMU_HANDLER "/%s", name);
+		json_array_append_new(list, json_pack("{s:o, s:s, s:o}", "lun", json_text(name),
+						      "protocol", "tcmu", "url", json_text(url)));
+	}
 	if (!app->nbd)
 		return;
 	mutex_lock(&app->lock);

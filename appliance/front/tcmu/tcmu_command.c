@@ -103,7 +103,8 @@ static void finish(struct tcmu_cmd *c)
 
 	if (r.status == SCSI_CHECK_CONDITION || cmd->dir == SCSI_DIR_IN)
 		r.read_len = moved;
-	r.has_read_len = s->ring.read_len && r.read_len && r.read_len < c->total;
+	r.has_read_len = s->ring.read_len && r.read_len &&
+			 (r.read_len < c->total || r.status == SCSI_CHECK_CONDITION);
 	if (r.status != SCSI_CHECK_CONDITION && cmd->dir != SCSI_DIR_OUT && !r.has_read_len)
 		clear_data(c, moved, c->total - moved);
 	if (r.status != SCSI_GOOD && r.status != SCSI_CONDITION_MET)

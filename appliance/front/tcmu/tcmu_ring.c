@@ -35,6 +35,12 @@ static int broken(const char **ret_what, const char *what)
 	return -EPROTO;
 }
 
+/* Nobody but us moves the tail, unless root has the kernel empty the ring under us. */
+static bool was_reset(const struct tcmu_ring *r)
+{
+	return atomic_load_explicit(tail_of(r), memory_order_relaxed) != r->tail;
+}
+
 int tcmu_ring_init(struct tcmu_ring *r, void *map, size_t size, const char **ret_what)
 {
 	struct tcmu_mailbox mb;
@@ -180,6 +186,8 @@ int tcmu_ring_take(struct tcmu_ring *r, struct tcmu_entry *ret_e, const char **r
 	uint32_t head, len;
 	int op, got = TCMU_TAKEN_NONE;
 
+	if (was_reset(r))
+		return broken(ret_what, "the ring was reset");
 	if (skip(r) < 0)
 		return broken(ret_what, "an entry changed after it was taken");
 	while (got == TCMU_TAKEN_NONE) {
@@ -257,6 +265,8 @@ int tcmu_ring_complete(struct tcmu_ring *r, const struct tcmu_result *res, const
 	uint32_t len;
 
 	assert(r->inflight && res->sense_len <= TCMU_RING_SENSE_MAX);
+	if (was_reset(r))
+		return broken(ret_what, "the ring was reset");
 	if (skip(r) < 0 || r->tail == r->next || look(r, r->tail, r->next, &len) != TCMU_OP_CMD ||
 	    len < CMD_SIZE)
 		return broken(ret_what, "an entry changed after it was taken");

@@ -16,7 +16,7 @@
  * entry may be overwritten while its own command runs: all of a command is copied when it is taken.
  *
  * Trust: every offset, length and count is read once and checked against the map before it is used.
- * An entry that breaks the rules stays where it is; nothing is taken or ended any more after that.
+ * An entry that breaks the rules stays where it is; nothing is to be taken or ended after that.
  */
 #pragma once
 

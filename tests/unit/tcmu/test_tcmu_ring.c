@@ -321,6 +321,21 @@ static void an_entry_that_changes_later_is_noticed(void **state)
 	assert_int_equal(end(f, e.id, 0), -EPROTO);
 }
 
+static void a_reset_under_us_is_noticed(void **state)
+{
+	struct fixture *f = *state;
+	struct tcmu_entry e;
+
+	fake_push(&f->k, tur, 6, NULL, 0);
+	take_command(f, &e);
+	assert_int_equal(end(f, e.id, 0), 0);
+	fake_push(&f->k, tur, 6, NULL, 0);
+	take_command(f, &e);
+	fake_mailbox(&f->k)->cmd_head = fake_mailbox(&f->k)->cmd_tail = 0;
+	assert_int_equal(end(f, e.id, 0), -EPROTO);
+	assert_int_equal(take(f, &e), -EPROTO); /* and not what the ring held before */
+}
+
 int main(void)
 {
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
@@ -334,6 +349,7 @@ int main(void)
 		T(unknown_entries_are_marked_and_passed),
 		T(nonsense_is_refused),
 		T(an_entry_that_changes_later_is_noticed),
+		T(a_reset_under_us_is_noticed),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
