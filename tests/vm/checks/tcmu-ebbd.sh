@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # In the guest: LUNs as backstores of the kernel's own target (target_core_user), seen through its loopback fabric:
 # refusals, ext4, fio verify, online grow, a daemon that is stopped, and killed, under load. EBB_SOAK=1: 20 kills.
+# check: kernels=6.1,6.12 seconds=420
 set -euo pipefail
 build=${EBB_BUILD:-build-test}
 ebb=$build/appliance/cli/ebb
@@ -8,7 +9,7 @@ dir=/tmp/ebb
 core=/sys/kernel/config/target/core
 loop=/sys/kernel/config/target/loopback
 kills=2
-[ -z "${EBB_SOAK:-}" ] || kills=20
+[ "${EBB_SOAK:-0}" = 0 ] || kills=20
 mkdir -p $dir /etc/target
 for m in target_core_user tcm_loop sd_mod ext4 crc32c; do modprobe $m; done
 mountpoint -q /sys/kernel/config || mount -t configfs configfs /sys/kernel/config
