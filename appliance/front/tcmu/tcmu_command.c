@@ -153,7 +153,6 @@ static void run_out(struct tcmu_cmd *c)
 	uint32_t len = cmd->data_len < c->total ? cmd->data_len : c->total;
 	struct cursor at = cursor_at(c->seg, c->n_seg, 0);
 
-	cmd->out_excess = c->total > cmd->data_len;
 	if (len) {
 		cmd->out = iobuf_get(pool, len);
 		if (!cmd->out) {
@@ -181,6 +180,7 @@ static void run(struct tcmu_cmd *c)
 	struct scsi_cmd *cmd = &c->scsi;
 
 	scsi_cmd_parse(cmd);
+	cmd->out_excess = cmd->dir != SCSI_DIR_IN && c->total > cmd->data_len;
 	if (cmd->direct && c->total && c->total == cmd->data_len && c->n_seg <= IOV_MAX)
 		run_direct(c);
 	else if (cmd->dir == SCSI_DIR_OUT)

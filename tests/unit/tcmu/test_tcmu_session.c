@@ -204,6 +204,21 @@ static void a_refusal_has_its_sense(void **state)
 	stop(f);
 }
 
+/* COMPARE AND WRITE of no blocks: 256 of them do not fit into its byte. */
+static void data_that_the_cdb_does_not_ask_for_are_refused(void **state)
+{
+	struct fixture *f = *state;
+	const struct iovec out = fake_iov(&f->k, 0, 1024);
+	const struct fake_response *r;
+	uint8_t cdb[16] = {0x89};
+
+	r = run(f, cdb, 16, &out, 1);
+	assert_int_equal(r->status, SCSI_CHECK_CONDITION);
+	assert_int_equal(get_be16(r->sense + 12), 0x2400);
+	assert_int_equal(run(f, cdb, 16, NULL, 0)->status, SCSI_GOOD);
+	stop(f);
+}
+
 /* A model of the medium, and many commands at once in a ring that wraps often. */
 static void many_commands_keep_their_data(void **state)
 {
@@ -326,6 +341,7 @@ int main(void)
 		T(where_nothing_is_read_nothing_old_is_shown),
 		T(a_transfer_longer_or_shorter_than_its_data_is_cut),
 		T(a_refusal_has_its_sense),
+		T(data_that_the_cdb_does_not_ask_for_are_refused),
 		T(many_commands_keep_their_data),
 		T(aborts_of_both_sides_come_through),
 		T(what_was_not_taken_waits_for_the_next),
