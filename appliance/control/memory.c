@@ -182,16 +182,19 @@ static uint64_t iobufs_set_target(void *pool, uint64_t bytes)
 
 /* --- pool: the read cache --- */
 
+/* What the cache holds, but for what it has borrowed from tmem's part: that is in tmem's pool. */
 static void cache_use(void *pool, struct budget_use *ret_use)
 {
 	struct memory *m = pool;
 	struct cache_stats s;
+	uint64_t own;
 
 	cache_stats(m->cache, &s);
+	own = s.resident < s.target ? s.resident : s.target;
 	*ret_use = (struct budget_use){
-		.bytes = s.resident + s.index_resident,
-		.reclaimable = s.resident,
-		.loose = less(s.resident, s.wired_pages * CACHE_PAGE),
+		.bytes = own + s.index_resident,
+		.reclaimable = own,
+		.loose = less(own, s.wired_pages * CACHE_PAGE),
 		.wired = s.index_resident,
 	};
 }
@@ -209,6 +212,13 @@ static uint64_t cache_pool_set_target(void *pool, uint64_t bytes)
 	return cache_set_target(m->cache, less(bytes, s.index_bytes), false);
 }
 
+static void cache_pool_whole(void *pool, bool whole)
+{
+	struct memory *m = pool;
+
+	cache_borrow(m->cache, whole);
+}
+
 static uint64_t cache_pool_settle(void *pool)
 {
 	struct memory *m = pool;
@@ -222,19 +232,31 @@ static void tmem_use(void *pool, struct budget_use *ret_use)
 {
 	struct memory *m = pool;
 	struct tmem_host_stats s;
+	struct cache_stats c;
+	uint64_t lent;
 
 	tmem_host_stats(m->tmem, &s);
-	*ret_use = (struct budget_use){.bytes = s.resident, .reclaimable = s.resident};
+	cache_stats(m->cache, &c);
+	lent = less(c.resident, c.target);
+	*ret_use = (struct budget_use){
+		.bytes = s.resident + lent,
+		.reclaimable = s.resident + lent,
+		.loose = less(lent, c.wired_pages * CACHE_PAGE),
+	};
 }
 
 static uint64_t tmem_set_target(void *pool, uint64_t bytes)
 {
 	struct memory *m = pool;
 	struct tmem_host_stats s;
+	uint64_t given;
 
 	tmem_set_limit(tmem_host_instance(m->tmem), bytes ? bytes : 1); /* 0 would be no limit */
+	given = cache_give_back(m->cache);
 	tmem_host_stats(m->tmem, &s);
-	return s.resident > bytes ? tmem_host_shrink(m->tmem, s.resident - bytes) : 0;
+	if (s.resident > bytes)
+		given += tmem_host_shrink(m->tmem, s.resident - bytes);
+	return given;
 }
 
 /* --- pools that are only accounted --- */
@@ -282,7 +304,7 @@ static void process_use(void *pool, struct budget_use *ret_use)
 
 static const struct budget_pool_ops iobuf_ops = {iobufs_use, iobufs_set_target, NULL},
 				    cache_ops = {cache_use, cache_pool_set_target,
-						 cache_pool_settle},
+						 cache_pool_settle, cache_pool_whole},
 				    tmem_ops = {tmem_use, tmem_set_target, NULL},
 				    port_ops = {port_use, NULL, NULL},
 				    process_ops = {process_use, NULL, NULL};

@@ -88,6 +88,22 @@ def test_pressure_shrinks_to_the_floor_and_it_grows_again(served):
     wait_for("growth", lambda: memory(served)["budget"]["target"] > r["budget"]["floor"], timeout=40)
 
 
+def test_what_tmem_does_not_need_the_cache_has(tmp_path, ebb):
+    """Random bytes do not compress: tmem's quarter would be idle."""
+    image = make_file(tmp_path / "a.img", 100 * MIB)
+    e = ebb(f"{image},cache=read", args=["--memory", "128M"])
+    for _ in range(2):
+        assert read_all(e.nbd("a"), 100 * MIB) == image.read_bytes()
+    r = memory(e)
+    cache, tmem, lun = pool(r, "cache"), pool(r, "tmem"), r["luns"][0]
+    assert lun["resident"] > cache["target"]  # which is its share
+    assert cache["bytes"] <= cache["target"] and 0 < tmem["bytes"] <= tmem["target"]
+    assert r["budget"]["held"] <= 128 * MIB
+    e.cli("memory", "release")
+    b = memory(e)["budget"]
+    assert b["held"] <= b["floor"]
+
+
 def test_memory_is_released_by_command(served):
     held = pool(memory(served), "cache")["bytes"]
     assert "given back" in served.cli("memory", "release", "--size", "8M").stdout

@@ -188,10 +188,14 @@ static uint64_t apply_locked(struct budget *b, uint64_t fixed)
 	{
 		if (!is_shrinkable(p))
 			continue;
-		shares[n] = (struct share_pool){p->spec.share, p->spec.floor, p->spec.max, 0};
+		shares[n] = (struct share_pool){p->spec.share, p->spec.floor, p->spec.max, 0, 0};
 		pools[n++] = p;
 	}
 	share_out(shares, n, less(b->ceiling, fixed), less(b->target, fixed));
+	for (size_t i = 0; i < n; i++)
+		if (pools[i]->spec.ops->whole)
+			pools[i]->spec.ops->whole(pools[i]->spec.pool,
+						  shares[i].target == shares[i].whole);
 	for (size_t i = 0; i < n; i++)
 		if (shares[i].target < pools[i]->target || pools[i]->use.bytes > shares[i].target)
 			returned += set_target_locked(pools[i], shares[i].target);

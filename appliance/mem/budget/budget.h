@@ -45,6 +45,11 @@ struct budget_pool_ops {
 	 * Called while memory is short, and before the target is raised.
 	 */
 	uint64_t (*settle)(void *pool);
+	/**
+	 * Told before targets are set: whether the pool's is what it has at the ceiling. Only then
+	 * may it hold what another pool lends it, and that in the other's account. NULL: no matter.
+	 */
+	void (*whole)(void *pool, bool whole);
 };
 
 /** What a pool costs to rebuild: pools of a lower rank shrink first. */

@@ -50,6 +50,7 @@ struct share_pool {
 	uint32_t share;
 	uint64_t floor, max; /* max 0: any */
 	uint64_t target;     /* out */
+	uint64_t whole;	     /* out: what it is at the ceiling */
 };
 
 /**

@@ -48,6 +48,8 @@ void share_out(struct share_pool *pools, size_t n, uint64_t ceiling, uint64_t ta
 	/* Each round but the last fills a pool, or leaves less than a byte a share. */
 	for (size_t i = 0; i <= n && left; i++)
 		left = give_round(pools, n, left);
+	for (size_t i = 0; i < n; i++)
+		pools[i].whole = pools[i].target;
 	missing = ceiling > target ? ceiling - target : 0;
 	for (size_t i = 0; i < n && missing; i++) {
 		uint64_t spare = pools[i].target - pools[i].floor;

@@ -297,6 +297,21 @@ uint64_t cache_set_target(struct cache *c, uint64_t bytes, bool demote)
 	return given;
 }
 
+void cache_borrow(struct cache *c, bool may)
+{
+	atomic_store_explicit(&c->borrows, may && c->tmem, memory_order_relaxed);
+}
+
+uint64_t cache_give_back(struct cache *c)
+{
+	uint64_t given = 0;
+
+	for (unsigned k = 0; k < c->n_shards; k++)
+		given += shard_shrink(&c->shards[k], false) * CACHE_PAGE;
+	metric_add(&c->returned, given);
+	return given;
+}
+
 uint64_t cache_target(const struct cache *c)
 {
 	return atomic_load_explicit(&c->target, memory_order_relaxed);

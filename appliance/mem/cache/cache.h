@@ -125,6 +125,13 @@ void cache_write_end(struct cache_write *w, const struct iovec *iov, int niov, u
 uint64_t cache_set_target(struct cache *c, uint64_t bytes, bool demote);
 uint64_t cache_target(const struct cache *c);
 /**
+ * Whether it may hold more than its target, of the memory that tmem may have and has not; it does
+ * not at first. What it holds too much then goes with the next call of those beside.
+ */
+void cache_borrow(struct cache *c, bool may);
+/** To be called when tmem's limit fell: gives back what can no longer be borrowed; bytes. */
+uint64_t cache_give_back(struct cache *c);
+/**
  * Gives to the kernel what waits for its batch, and forgets a part of the pages that the kernel
  * took; to be called now and then while the cache is used or memory is short. Returns the bytes
  * found taken since the last call. @max_pages bounds the pages looked at.

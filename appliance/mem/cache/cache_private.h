@@ -130,7 +130,7 @@ struct shard {
 	/* under the lock */
 	struct queue queue[QUEUES];
 	uint32_t fresh, fresh_zero; /* entries from here on were never used */
-	uint32_t limit, held;	    /* frames that may have memory; that have */
+	uint32_t limit, held;	    /* frames that may have memory at any time; that have */
 	uint32_t pages, zero_pages; /* in the index */
 	uint32_t ghost_clock;
 	uint32_t trial, useful, skipped;	   /* policy.c: admission */
@@ -177,6 +177,7 @@ struct cache {
 	unsigned n_shards;
 	struct shard *shards;
 
+	_Atomic bool borrows;				     /* what tmem may have and has not */
 	_Atomic uint64_t clock __attribute__((aligned(64))); /* of writes */
 	_Atomic uint64_t target __attribute__((aligned(64)));
 	_Atomic uint64_t found;	   /* frames found taken, since cache_settle() */
@@ -265,6 +266,10 @@ uint32_t policy_zero_victim_locked(struct shard *s);
  * changed.
  */
 uint32_t frame_get_locked(struct shard *s, struct cache_object *o);
+/** Frames that the shard may hold now: its own, and its part of what is lent to the cache. */
+uint32_t shard_allowed(const struct shard *s);
+/** Whether it holds so much more that giving back is due: shard_shrink(), without the lock. */
+bool shard_is_over_locked(const struct shard *s);
 /** Gives back a frame; its memory stays. */
 void frame_put_locked(struct shard *s, uint32_t i);
 /** Gives back a frame that has no memory any more. */

@@ -9,7 +9,9 @@
  * reader that had found the old key reads the old page or is told that it is stale.
  *
  * So addresses are never unmapped, frames with memory are used before bare ones, and bare ones only
- * while the shard's limit allows.
+ * while the shard's limit allows - or while tmem has not got what it may have, as long as it is
+ * empty, or for good where pages do not compress: then the cache borrows that, and gives it back,
+ * BORROW_STEP frames a shard at a time, as tmem fills.
  */
 #include <assert.h>
 #include <errno.h>
@@ -19,6 +21,12 @@
 
 #define GET_ATTEMPTS  8u
 #define TAKE_ATTEMPTS 4u
+#define ROOM_MIN      (256u << 10) /* bytes of tmem's limit that are not used, for it to be empty */
+#define BORROW_MARGIN 8u
+#define BORROW_KEEP                                                                        \
+	(1u << 20)	/* bytes of tmem's that are not borrowed: blocks that are not full \
+			 */
+#define BORROW_STEP 64u /* frames that are given back together */
 
 /* --- entries in and out of the index --- */
 
@@ -105,12 +113,20 @@ static uint32_t take_bare_locked(struct shard *s)
 	return i;
 }
 
+/*
+ * What came once and was not asked for again is not - unless nothing else would use the memory:
+ * much of that comes back later, too. What was read ahead and passed by is not in any case.
+ */
+static bool worth_compressing(const struct shard *s, const struct entry *e, bool used)
+{
+	return e->queue == QUEUE_MAIN || used || (!e->ahead && tmem_room(s->c->tmem) > ROOM_MIN);
+}
+
 static void evict_locked(struct shard *s, uint32_t i, bool may_demote)
 {
 	struct entry *e = &s->entry[i];
 	struct cache_object *o = entry_object(s, entry_key(e));
-	/* What came once and was never asked for again is not worth compressing. */
-	bool used = entry_uses(e), worth = e->queue == QUEUE_MAIN || used;
+	bool used = entry_uses(e);
 
 	tally_add(o, COUNT_evicted, 1);
 	if (e->queue == QUEUE_SMALL) {
@@ -118,12 +134,31 @@ static void evict_locked(struct shard *s, uint32_t i, bool may_demote)
 		if (!e->ahead)
 			policy_note_locked(s, used);
 	}
-	if (may_demote && worth && o->client) {
+	if (may_demote && o->client && worth_compressing(s, e, used)) {
 		demote_locked(s, i);
 		return;
 	}
 	entry_leave_locked(s, i);
 	frame_put_locked(s, i);
+}
+
+uint32_t shard_allowed(const struct shard *s)
+{
+	const struct cache *c = s->c;
+	uint64_t room = 0, frames = s->limit;
+
+	if (atomic_load_explicit(&c->borrows, memory_order_relaxed))
+		room = tmem_room(c->tmem);
+	/* tmem's blocks take more than its pages are charged with. */
+	room -= room / BORROW_MARGIN;
+	if (room > BORROW_KEEP)
+		frames += (room - BORROW_KEEP) / CACHE_PAGE / c->n_shards;
+	return (uint32_t)(frames < s->frames ? frames : s->frames);
+}
+
+bool shard_is_over_locked(const struct shard *s)
+{
+	return s->held > s->limit + BORROW_STEP && s->held > shard_allowed(s) + BORROW_STEP;
 }
 
 uint32_t frame_get_locked(struct shard *s, struct cache_object *o)
@@ -132,7 +167,7 @@ uint32_t frame_get_locked(struct shard *s, struct cache_object *o)
 	for (unsigned n = 0; n < GET_ATTEMPTS; n++) {
 		uint32_t i = take_from_locked(s, QUEUE_FREE);
 
-		if (i == NO_ENTRY && s->held < s->limit)
+		if (i == NO_ENTRY && s->held < shard_allowed(s))
 			i = take_bare_locked(s);
 		if (i != NO_ENTRY)
 			return i;
@@ -244,7 +279,7 @@ static uint32_t shed_locked(struct shard *s, bool demote)
 {
 	uint32_t i;
 
-	if (s->held <= s->limit)
+	if (s->held <= shard_allowed(s))
 		return NO_ENTRY;
 	i = take_from_locked(s, QUEUE_FREE);
 	if (i != NO_ENTRY)

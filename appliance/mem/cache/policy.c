@@ -160,7 +160,7 @@ void policy_note_locked(struct shard *s, bool useful)
 bool policy_wants_locked(struct shard *s, const struct place *at, uint64_t n)
 {
 	if (!atomic_load_explicit(&s->picky, memory_order_relaxed) || s->queue[QUEUE_FREE].n ||
-	    s->held < s->limit || s->skipped++ % TRIAL_SAMPLE == 0)
+	    s->held < shard_allowed(s) || s->skipped++ % TRIAL_SAMPLE == 0)
 		return true;
 	for (uint64_t k = 0; k < n; k++)
 		if (ghost_find(s, place_after(at, k).hash))

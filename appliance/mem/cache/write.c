@@ -164,7 +164,7 @@ static void insert_region(struct cache_object *o, uint64_t first, uint64_t n, ui
 	struct batch b;
 
 	for (; n; wanted = wanted >> (run.n - 1) >> 1, n -= run.n) {
-		bool whole;
+		bool whole, over;
 
 		run.n = n < FILL_RUN ? (unsigned)n : FILL_RUN;
 		run_reserve(&run, wanted, ad);
@@ -175,8 +175,11 @@ static void insert_region(struct cache_object *o, uint64_t first, uint64_t n, ui
 		else
 			run_give_up_locked(&run);
 		batch_take_locked(s, &b, false);
+		over = shard_is_over_locked(s);
 		mutex_unlock(&s->lock);
 		batch_mark(o->c, &b);
+		if (over)
+			shard_shrink(s, true);
 		run.at = place_after(&run.at, run.n);
 	}
 	tally_add(o, ad->counter, run.inserted);

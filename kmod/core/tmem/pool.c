@@ -295,6 +295,15 @@ void tmem_destroy(struct tmem *t)
 	t->ops->meta_free(t->host, t, sizeof(*t), t->bytes);
 }
 
+u64 tmem_room(const struct tmem *t)
+{
+	u64 limit = core_atomic_read(&t->limit), used = core_atomic_read(&t->used);
+
+	if (!limit)
+		return ~0ull;
+	return limit > used ? limit - used : 0;
+}
+
 void tmem_set_limit(struct tmem *t, u64 bytes)
 {
 	core_atomic_set(&t->limit, bytes);

@@ -66,6 +66,8 @@ int tmem_create(const struct tmem_spec *spec, struct tmem **ret_t);
 void tmem_destroy(struct tmem *t);
 /** 0: none. Takes effect with the next put; tmem_evict() to enforce it now. */
 void tmem_set_limit(struct tmem *t, u64 bytes);
+/** Bytes that are left of the limit; without one more than there are. */
+u64 tmem_room(const struct tmem *t);
 
 /**
  * Somebody whose memory is accounted. @limit in bytes, metadata included, 0: none. @weight: its

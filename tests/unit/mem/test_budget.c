@@ -264,7 +264,9 @@ static void test_shares_at_the_ceiling_and_ranks_below_it(void **state)
 	/* Missing bytes come from the first rank, then the second. */
 	share_out(p, 3, 200, 190);
 	assert_int_equal(p[0].target, 10);
+	assert_int_equal(p[0].whole, 20);
 	assert_in_range(p[1].target, 136, 138);
+	assert_int_equal(p[1].whole, p[1].target);
 	share_out(p, 3, 200, 100);
 	assert_int_equal(p[0].target, 4);
 	assert_in_range(p[1].target, 52, 54);

@@ -349,12 +349,21 @@ static void test_what_was_used_goes_to_tmem_and_comes_back(void **state)
 		back += get(o, k) == 1;
 	assert_int_equal(back, PAGES);
 	assert_true(stats_of(rig.c).hits_tmem >= PAGES / 2);
-	/* What came once and was never asked for does not go there. */
-	st = stats_of(rig.c);
-	fill(o, 5000, 10, 1);
-	for (unsigned k = 0; k < PAGES; k++)
-		fill(o, 6000 + k, 1, 1);
-	assert_int_equal(get(o, 5000), -1);
+}
+
+/* Once tmem is full; before, nothing else would use the memory. */
+static void test_what_was_not_used_goes_to_tmem_while_that_is_empty(void **state)
+{
+	fill(o, 0, PAGES, 1);
+	cache_set_target(rig.c, 0, true);
+	assert_int_equal(stats_of(rig.c).demoted, PAGES);
+	assert_int_equal(get(o, 7), 1);
+	cache_set_target(rig.c, PAGES * CACHE_PAGE, false);
+	tmem_set_limit(tmem_host_instance(rig.tmem), 1 << 18);
+	fill(o, 5000, PAGES, 1);
+	cache_set_target(rig.c, 0, true);
+	/* A page may be taken for a ghost's. */
+	assert_in_range(stats_of(rig.c).demoted, PAGES, PAGES + 8);
 }
 
 static void test_a_page_in_tmem_comes_back_when_it_is_asked_for_twice(void **state)
@@ -415,6 +424,40 @@ static void test_what_was_read_ahead_and_then_once_is_not_compressed(void **stat
 		assert_int_equal(stats_of(rig.c).demoted, reads == 1 ? 0 : PAGES / 2);
 		cache_set_target(rig.c, PAGES * CACHE_PAGE, false);
 	}
+}
+
+static void test_what_tmem_has_not_is_borrowed_and_given_back(void **state)
+{
+	const uint64_t limit = 8 << 20;
+	struct tmem *t;
+	uint64_t pages, before;
+
+	rig_open(&rig, 16 * PAGES, 1, limit);
+	cache_borrow(rig.c, true);
+	t = tmem_host_instance(rig.tmem);
+	o = rig_object(&rig, 0, 0);
+	cache_set_target(rig.c, PAGES * CACHE_PAGE, false);
+	/* Pages that do not go to tmem. */
+	for (unsigned k = 0; k < 16; k++)
+		fill_ahead(k * PAGES, PAGES);
+	before = stats_of(rig.c).pages;
+	assert_in_range(before, PAGES + limit / 2 / CACHE_PAGE, PAGES + limit / CACHE_PAGE);
+	assert_int_equal(stats_of(rig.c).demoted, 0);
+	/* tmem fills: so much less is borrowed, all the while. */
+	for (unsigned k = 0; k < 32; k++) {
+		fill_hot(o, 100000 + k * PAGES, PAGES, 1);
+		pages = stats_of(rig.c).pages;
+		assert_true(pages <= before + 64); /* a step, until the next fill */
+		assert_true((pages - PAGES) * CACHE_PAGE + limit - tmem_room(t) <=
+			    limit + (64 << 12));
+		before = pages;
+	}
+	assert_in_range(before, PAGES, PAGES + 64 + limit / 8 / CACHE_PAGE);
+	/* Its limit falls. */
+	tmem_set_limit(t, 1);
+	cache_give_back(rig.c);
+	assert_int_equal(stats_of(rig.c).pages, PAGES);
+	close_all(state);
 }
 
 /* As a LUN does on a miss; returns whether it was wanted. */
@@ -625,11 +668,13 @@ int main(void)
 		plain(test_what_comes_back_soon_is_taken_for_good),
 		cmocka_unit_test(test_a_lower_target_is_reached_with_hot_pages),
 		tmem(test_what_was_used_goes_to_tmem_and_comes_back),
+		tmem(test_what_was_not_used_goes_to_tmem_while_that_is_empty),
 		tmem(test_a_page_in_tmem_comes_back_when_it_is_asked_for_twice),
 		tmem(test_a_part_of_a_page_in_tmem_is_read),
 		tmem(test_what_was_read_ahead_and_then_once_is_not_compressed),
 		plain(test_where_nothing_comes_again_little_is_taken_in),
 		tmem(test_a_write_drops_what_is_in_tmem),
+		cmocka_unit_test(test_what_tmem_has_not_is_borrowed_and_given_back),
 		tmem(test_an_empty_tmem_is_not_asked),
 		plain(test_objects_do_not_see_each_other),
 		plain(test_a_floor_is_not_taken_by_others),
