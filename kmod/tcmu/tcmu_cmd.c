@@ -440,8 +440,12 @@ static void run_waiting(struct tcmu_chan *chan)
 void tcmu_cmd_run_work(struct work_struct *work)
 {
 	struct tcmu_chan *chan = container_of(to_delayed_work(work), struct tcmu_chan, run_work);
-	unsigned int noio = memalloc_noio_save();
+	unsigned int noio;
 
+	/* A channel that has ended may still be waked, but its area and device may not be there. */
+	if (READ_ONCE(chan->gone))
+		return;
+	noio = memalloc_noio_save();
 	if (tcmu_tmr_push(chan) == -ENOMEM)
 		retry_later(chan);
 	run_waiting(chan);

@@ -27,6 +27,8 @@ static void chan_release(struct kref *kref)
 	if (chan->ring.mb)
 		tcmu_cmd_forget_all(chan);
 	data_area_destroy(chan->area);
+	/* The area may have waked us until now. What runs sees `gone`, and does not look at it. */
+	cancel_delayed_work_sync(&chan->run_work);
 	tcmu_map_destroy(&chan->map);
 	xa_destroy(&chan->ids);
 	mutex_destroy(&chan->ring_lock);
@@ -125,7 +127,7 @@ static void chan_end(struct tcmu_chan *chan, bool registered)
 	if (registered)
 		uio_unregister_device(&chan->uio);
 	mutex_lock(&chan->ring_lock);
-	chan->gone = true;
+	WRITE_ONCE(chan->gone, true);
 	mutex_unlock(&chan->ring_lock);
 	tcmu_shrink_remove(chan);
 	cancel_delayed_work_sync(&chan->deadline_work);

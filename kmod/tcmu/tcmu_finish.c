@@ -158,6 +158,13 @@ void tcmu_cmd_reap(struct tcmu_chan *chan)
 	}
 }
 
+/* There are ids again, which the area knows nothing of. */
+static void kick_waiting(struct tcmu_chan *chan)
+{
+	if (READ_ONCE(chan->nr_waiting))
+		tcmu_cmd_kick(chan);
+}
+
 int tcmu_cmd_free_kept(struct tcmu_chan *chan, u16 id)
 {
 	struct tcmu_cmd *cmd;
@@ -172,6 +179,7 @@ int tcmu_cmd_free_kept(struct tcmu_chan *chan, u16 id)
 	if (!cmd)
 		return -ENOENT;
 	tcmu_cmd_free(cmd);
+	kick_waiting(chan);
 	return 0;
 }
 
@@ -191,4 +199,5 @@ void tcmu_cmd_free_all_kept(struct tcmu_chan *chan)
 	mutex_unlock(&chan->ring_lock);
 	list_for_each_entry_safe (cmd, next, &kept, node)
 		tcmu_cmd_free(cmd);
+	kick_waiting(chan);
 }

@@ -169,6 +169,8 @@ struct tcmu_slot *tcmu_ring_oldest(struct tcmu_ring *r);
 void tcmu_ring_pop(struct tcmu_ring *r);
 /** Begins anew at 0, once all slots have left. */
 void tcmu_ring_restart(struct tcmu_ring *r);
+/** Page @page has come: beyond what an empty ring needs, it is to leave again some day. */
+void tcmu_ring_reached(struct tcmu_ring *r, unsigned long page);
 /** Gives back the pages an empty ring does not need. */
 void tcmu_ring_trim(struct tcmu_ring *r);
 static inline bool tcmu_ring_empty(const struct tcmu_ring *r)

@@ -96,11 +96,17 @@ int tcmu_ring_populate(struct tcmu_ring *r, const struct tcmu_place *place, u32 
 	/* A PAD begins so many bytes before the ring's end. */
 	if (!err && place->pad)
 		err = tcmu_map_populate(r->map, page_at(r->size - place->pad), 1);
-	if (!err && last >= HOME_PAGES && !READ_ONCE(r->grown)) {
-		WRITE_ONCE(r->grown, true);
-		tcmu_shrink_tick_soon();
-	}
+	if (!err)
+		tcmu_ring_reached(r, last);
 	return err;
+}
+
+void tcmu_ring_reached(struct tcmu_ring *r, unsigned long page)
+{
+	if (page < HOME_PAGES || READ_ONCE(r->grown))
+		return;
+	WRITE_ONCE(r->grown, true);
+	tcmu_shrink_tick_soon();
 }
 
 /* The memory at @at, and how much of @len lies in the same page. */

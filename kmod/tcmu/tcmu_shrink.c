@@ -109,7 +109,7 @@ void tcmu_shrink_serve(void)
 
 void tcmu_shrink_tick_soon(void)
 {
-	queue_delayed_work(shrink_wq, &tick_work, msecs_to_jiffies(TICK_MS));
+	mod_delayed_work(shrink_wq, &tick_work, msecs_to_jiffies(TICK_MS));
 }
 
 static u32 idle_ms_locked(s32 own)

@@ -148,10 +148,13 @@ void tcmu_tmr_notify(struct se_device *se_dev, enum tcm_tmreq_table tmf, struct 
 		if (se_cmd->priv)
 			abort_locked(se_cmd->priv, tmr, &waiting);
 	}
-	if (tmr)
+	if (tmr && !chan->broken) {
 		list_add_tail(&tmr->slot.node, &chan->tmrs);
+		tmr = NULL;
+	}
 	mutex_unlock(&chan->ring_lock);
 
+	kfree(tmr); /* nobody reads a broken ring */
 	list_for_each_entry_safe (cmd, next, &waiting, node)
 		tcmu_cmd_complete(cmd, SAM_STAT_TASK_ABORTED);
 	tcmu_cmd_kick(chan);

@@ -11,6 +11,7 @@
 #include <linux/device.h>
 #include <linux/mm.h>
 #include <linux/module.h>
+#include <linux/sched/mm.h>
 #include <linux/stringify.h>
 
 #include "tcmu_private.h"
@@ -37,8 +38,14 @@ static void vma_close(struct vm_area_struct *vma)
 static vm_fault_t vma_fault(struct vm_fault *vmf)
 {
 	struct tcmu_chan *chan = vmf->vma->vm_private_data;
+	/* Who faults may be who has to carry out what reclaim would write. */
+	unsigned int noio = memalloc_noio_save();
+	vm_fault_t result = tcmu_map_fault(&chan->map, vmf);
 
-	return tcmu_map_fault(&chan->map, vmf);
+	memalloc_noio_restore(noio);
+	if (vmf->pgoff < chan->map.ring_pages)
+		tcmu_ring_reached(&chan->ring, vmf->pgoff);
+	return result;
 }
 
 static const struct vm_operations_struct vma_ops = {
