@@ -112,8 +112,7 @@ static int plan_to(struct appliance *app, const struct config *declared,
 		.notes = notes,
 		.n_notes = n_notes,
 		.memory = memory_declared(app->memory),
-		.cache_room = app->declared ? memory_cache_room(app->memory, &app->declared->memory)
-					    : 0,
+		.cache_room = memory_cache_room(app->memory, &declared->memory),
 		.started_with = app->started_with,
 		.look = look_at_file,
 	};
