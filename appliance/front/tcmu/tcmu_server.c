@@ -101,6 +101,7 @@ struct tcmu_server {
 };
 
 static void reconcile(struct device *d);
+static void scan(struct tcmu_server *srv);
 static void check_stopped(struct tcmu_server *srv);
 
 /* --- devices --- */
@@ -310,6 +311,8 @@ static void session_ended(struct tcmu_session *s, const char *broken)
 	closed(d);
 	if (broken && clock_now_ns() - info.since_ns < STABLE_NS)
 		fail(d, -EPROTO, broken);
+	if (broken && !srv->stopping)
+		scan(srv); /* it may not be there any more */
 	log_info("tcmu.closed", "backstore=%s lun=%s", d->name.backstore, d->name.lun);
 	reconcile(d);
 	check_stopped(srv);
@@ -403,8 +406,6 @@ static bool was_found(const struct tcmu_server *srv, const struct device *d)
 			return true;
 	return false;
 }
-
-static void scan(struct tcmu_server *srv);
 
 static void scan_done(struct worker_job *j)
 {

@@ -126,6 +126,8 @@ static void notified(struct reactor_op *op, int res, uint32_t flags)
 	if (s->state == TCMU_RUNNING && res < 0 && res != -EINTR && res != -EAGAIN &&
 	    res != -ECANCELED)
 		tcmu_session_fail(s, "its device cannot be watched");
+	else if (s->state == TCMU_RUNNING && res > 0 && res & (POLLERR | POLLHUP))
+		tcmu_session_fail(s, "the kernel has taken the device away");
 	if (s->state != TCMU_RUNNING) {
 		try_end(s);
 		return;

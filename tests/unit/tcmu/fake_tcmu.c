@@ -134,7 +134,9 @@ uint16_t fake_push(struct fake *f, const uint8_t *cdb, unsigned cdb_len, const s
 	f->responses[f->next_id].there = false;
 	e->hdr.cmd_id = f->next_id;
 	e->req.iov_cnt = n;
-	memcpy((uint8_t *)e + offsetof(struct tcmu_cmd_entry, req.iov), iov, n * sizeof(*iov));
+	if (n)
+		memcpy((uint8_t *)e + offsetof(struct tcmu_cmd_entry, req.iov), iov,
+		       n * sizeof(*iov));
 	e->req.cdb_off = FAKE_CMDR_OFF + f->head + len - 264;
 	memcpy(f->map + e->req.cdb_off, cdb, cdb_len);
 	set_head(f, len);
@@ -148,7 +150,8 @@ void fake_push_tmr(struct fake *f, uint8_t type, const uint16_t *ids, unsigned n
 
 	e->tmr_type = type;
 	e->cmd_cnt = n;
-	memcpy((uint8_t *)e + sizeof(*e), ids, n * sizeof(*ids));
+	if (n)
+		memcpy((uint8_t *)e + sizeof(*e), ids, n * sizeof(*ids));
 	set_head(f, len);
 }
 

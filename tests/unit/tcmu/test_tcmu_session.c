@@ -311,6 +311,19 @@ static void a_broken_ring_ends_the_session(void **state)
 	assert_non_null(f->broken);
 }
 
+/* As when the kernel has unmade the device because another process has refused it. */
+static void a_device_that_is_taken_away_ends_the_session(void **state)
+{
+	struct fixture *f = *state;
+
+	assert_int_equal(run(f, CDB(0, 0, 0, 0, 0, 0), NULL, 0)->status, SCSI_GOOD);
+	signal(SIGPIPE, SIG_IGN); /* a UIO device sends none */
+	close(f->k.fd);
+	f->k.fd = -1;
+	completion_wait(&f->over);
+	assert_non_null(f->broken);
+}
+
 static struct sigaction guard; /* the handler, which cmocka replaces for each test */
 
 /* As after a reset of the ring by root: the pages of the data area have gone. */
@@ -346,6 +359,7 @@ int main(void)
 		T(aborts_of_both_sides_come_through),
 		T(what_was_not_taken_waits_for_the_next),
 		T(a_broken_ring_ends_the_session),
+		T(a_device_that_is_taken_away_ends_the_session),
 		T(lost_data_end_the_session_not_the_process),
 	};
 
