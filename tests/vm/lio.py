@@ -6,6 +6,7 @@ configfs as rtslib does it, because that is what the module is asked; targetcli 
 import concurrent.futures
 import contextlib
 import ctypes
+import errno
 import fcntl
 import os
 import pathlib
@@ -123,6 +124,16 @@ class Backstore:
         self.path.rmdir()
 
 
+def can_open(path):
+    try:
+        os.close(os.open(path, os.O_RDONLY))
+        return True
+    except OSError as e:
+        if e.errno != errno.ENXIO:
+            raise
+        return False
+
+
 class Loop:
     """A SCSI host of this machine (tcm_loop) whose LUNs are backstores."""
 
@@ -148,7 +159,9 @@ class Loop:
     def export(self, backstore):
         """Adds the LUN and returns the disk that the kernel found on it: /dev/sdX."""
         self.link(backstore)
-        return wait_for(f"the disk of {backstore.name}", lambda: self.disk(backstore))
+        disk = wait_for(f"the disk of {backstore.name}", lambda: self.disk(backstore))
+        wait_for(f"{disk} to be open to all", lambda: can_open(disk))  # its folder is there before
+        return disk
 
     def disk(self, backstore):
         host, _, _ = (self.tpg / "address").read_text().strip().partition(":")
