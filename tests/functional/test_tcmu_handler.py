@@ -18,7 +18,7 @@ SIZE = 32 << 20
 class Load:
     def __init__(self, e, depth):
         port = next(e.folder.glob("*port.sock"))
-        self.proc = subprocess.Popen([LOAD, HANDLER, f"ebb/a;socket={port}", str(SIZE), str(100 * SLOW), str(depth)],
+        self.proc = subprocess.Popen([LOAD, HANDLER, f"ebb/a;socket={port}", str(SIZE), "3600", str(depth)],
                                      stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         assert self.proc.stdout.readline() == "ready\n", self.proc.communicate()[0]
 

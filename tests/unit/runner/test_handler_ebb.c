@@ -562,9 +562,10 @@ int main(int argc, char **argv)
 	const struct CMUnitTest tests[] = {
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 #define D(name) cmocka_unit_test_setup_teardown(name, setup_daemon, teardown)
+		/* First: for half a minute from now on. */
+		D(a_daemon_that_starts_later_is_waited_for),
 		cmocka_unit_test(it_registers_without_locks_and_threads),
 		D(config_is_checked_against_the_daemon),
-		D(a_daemon_that_starts_later_is_waited_for),
 		T(the_backstore_is_described),
 		T(what_is_written_is_read),
 		T(segments_are_walked),
