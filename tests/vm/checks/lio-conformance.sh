@@ -11,7 +11,7 @@ core=/sys/kernel/config/target/core
 iscsi=/sys/kernel/config/target/iscsi
 iqn=iqn.2026-11.local.ebb:lio
 size=$((128 << 20))
-mkdir -p $dir /etc/target
+mkdir -p $dir /etc/target/{pr,alua} /etc/rtslib-fb-target/{pr,alua} # where LIO keeps reservations
 for m in target_core_user iscsi_target_mod crc32c; do modprobe $m; done
 mountpoint -q /sys/kernel/config || mount -t configfs configfs /sys/kernel/config
 "$ebb" serve "$dir/a.img,name=a,size=$size" --tcmu --iscsi none --nbd none --metrics none --state $dir/state \
@@ -20,6 +20,7 @@ daemon=$!
 for _ in $(seq 600); do grep -qx ready $dir/out && break; sleep 0.1; done
 mkdir -p $core/user_0/a
 echo "dev_config=ebb/a,dev_size=$size" >$core/user_0/a/control
+echo 6a1ff40e-3f0c-4a4c-9a8f-0123456789ab >$core/user_0/a/wwn/vpd_unit_serial
 echo 1 >$core/user_0/a/enable
 mkdir -p $iscsi/$iqn/tpgt_1/np/127.0.0.1:3261 $iscsi/$iqn/tpgt_1/lun/lun_0
 ln -s $core/user_0/a $iscsi/$iqn/tpgt_1/lun/lun_0/a
@@ -29,7 +30,7 @@ done
 echo 1 >$iscsi/$iqn/tpgt_1/enable
 
 rc=0
-scripts/conformance --limit 60 --json $dir/json "lio=iscsi://127.0.0.1:3261/$iqn/0" || rc=$?
+scripts/conformance --limit 200 --json $dir/json "lio=iscsi://127.0.0.1:3261/$iqn/0" || rc=$?
 [ ! -d /mnt/keep ] || cp $dir/json /mnt/keep/lio-conformance.json
 cat $dir/err
 kill -0 $daemon
