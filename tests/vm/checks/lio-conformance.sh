@@ -11,7 +11,8 @@ core=/sys/kernel/config/target/core
 iscsi=/sys/kernel/config/target/iscsi
 iqn=iqn.2026-11.local.ebb:lio
 size=$((128 << 20))
-mkdir -p $dir /etc/target/{pr,alua} /etc/rtslib-fb-target/{pr,alua} # where LIO keeps reservations
+# LIO keeps reservations in files, as a kernel thread sees them: below the root of the first process.
+mkdir -p $dir /etc/target /proc/1/root/etc/{target,rtslib-fb-target}/{pr,alua} /proc/1/root/var/target/{pr,alua}
 for m in target_core_user iscsi_target_mod crc32c; do modprobe $m; done
 mountpoint -q /sys/kernel/config || mount -t configfs configfs /sys/kernel/config
 "$ebb" serve "$dir/a.img,name=a,size=$size" --tcmu --iscsi none --nbd none --metrics none --state $dir/state \
@@ -30,7 +31,7 @@ done
 echo 1 >$iscsi/$iqn/tpgt_1/enable
 
 rc=0
-scripts/conformance --limit 200 --json $dir/json "lio=iscsi://127.0.0.1:3261/$iqn/0" || rc=$?
+scripts/conformance --limit 200 --only "${ONLY:-}" --json $dir/json "lio=iscsi://127.0.0.1:3261/$iqn/0" || rc=$?
 [ ! -d /mnt/keep ] || cp $dir/json /mnt/keep/lio-conformance.json
 cat $dir/err
 kill -0 $daemon
