@@ -107,7 +107,7 @@ static void rearm_locked(struct tcmu_chan *chan, const struct list_head *list, b
 {
 	struct tcmu_cmd *cmd;
 
-	list_for_each_entry (cmd, list, node) {
+	list_for_each_entry(cmd, list, node) {
 		if (!cmd->has_deadline)
 			continue;
 		if (*first || time_before(cmd->deadline, chan->next_deadline))
@@ -125,11 +125,11 @@ void tcmu_cmd_deadline_work(struct work_struct *work)
 	LIST_HEAD(late);
 
 	mutex_lock(&chan->ring_lock);
-	list_for_each_entry_safe (cmd, next, &chan->inflight, node) {
+	list_for_each_entry_safe(cmd, next, &chan->inflight, node) {
 		if (is_late(cmd))
 			expire_inflight_locked(cmd);
 	}
-	list_for_each_entry_safe (cmd, next, &chan->waiting, node) {
+	list_for_each_entry_safe(cmd, next, &chan->waiting, node) {
 		if (!is_late(cmd))
 			continue;
 		leave_waiting_locked(cmd);
@@ -143,7 +143,7 @@ void tcmu_cmd_deadline_work(struct work_struct *work)
 				 max_t(long, chan->next_deadline - jiffies, 1));
 	mutex_unlock(&chan->ring_lock);
 
-	list_for_each_entry_safe (cmd, next, &late, node)
+	list_for_each_entry_safe(cmd, next, &late, node)
 		tcmu_cmd_complete(cmd, SAM_STAT_TASK_SET_FULL);
 	tcmu_cmd_kick(chan);
 }
@@ -460,12 +460,12 @@ static void fail_all_waiting(struct tcmu_chan *chan, u8 status)
 	LIST_HEAD(cmds);
 
 	mutex_lock(&chan->ring_lock);
-	list_for_each_entry_safe (cmd, next, &chan->waiting, node) {
+	list_for_each_entry_safe(cmd, next, &chan->waiting, node) {
 		leave_waiting_locked(cmd);
 		list_add_tail(&cmd->node, &cmds);
 	}
 	mutex_unlock(&chan->ring_lock);
-	list_for_each_entry_safe (cmd, next, &cmds, node)
+	list_for_each_entry_safe(cmd, next, &cmds, node)
 		tcmu_cmd_complete(cmd, status);
 }
 
@@ -494,7 +494,7 @@ static void empty_ring_locked(struct tcmu_chan *chan, struct list_head *cmds)
 			kfree(container_of(slot, struct tcmu_tmr, slot));
 	}
 	tcmu_tmr_drop_locked(chan);
-	xa_for_each (&chan->ids, id, cmd) {
+	xa_for_each(&chan->ids, id, cmd) {
 		if (cmd->state != TCMU_INFLIGHT && cmd->state != TCMU_EXPIRED &&
 		    cmd->state != TCMU_KEPT)
 			continue;
@@ -516,7 +516,7 @@ void tcmu_cmd_reset(struct tcmu_chan *chan, bool hard)
 	tcmu_ring_restart(&chan->ring);
 	chan->broken = false;
 	mutex_unlock(&chan->ring_lock);
-	list_for_each_entry_safe (cmd, next, &cmds, node) {
+	list_for_each_entry_safe(cmd, next, &cmds, node) {
 		if (cmd->se_cmd)
 			tcmu_cmd_complete(cmd, hard ? SAM_STAT_CHECK_CONDITION : SAM_STAT_BUSY);
 		else
@@ -534,7 +534,7 @@ void tcmu_cmd_forget_all(struct tcmu_chan *chan)
 	empty_ring_locked(chan, &cmds);
 	WARN_ON_ONCE(chan->nr_waiting);
 	mutex_unlock(&chan->ring_lock);
-	list_for_each_entry_safe (cmd, next, &cmds, node) {
+	list_for_each_entry_safe(cmd, next, &cmds, node) {
 		WARN_ON_ONCE(cmd->se_cmd);
 		tcmu_cmd_free(cmd);
 	}

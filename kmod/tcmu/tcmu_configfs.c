@@ -431,13 +431,21 @@ static void take_snapshot(struct tcmu_dev *dev, struct snapshot *s)
 	tcmu_chan_put(chan);
 }
 
+static ssize_t show_stat(struct config_item *item, char *page, size_t offset, size_t size)
+{
+	struct snapshot s;
+	const void *field = (const char *)&s + offset;
+
+	take_snapshot(attrib_dev(item), &s);
+	return sysfs_emit(page, "%llu\n",
+			  size == sizeof(u32) ? *(const u32 *)field : *(const u64 *)field);
+}
+
 #define DEFINE_STAT(name, field)                                                \
 	static ssize_t tcmu_##name##_show(struct config_item *item, char *page) \
 	{                                                                       \
-		struct snapshot s;                                              \
-                                                                                \
-		take_snapshot(attrib_dev(item), &s);                            \
-		return sysfs_emit(page, "%llu\n", (u64)s.field);                \
+		return show_stat(item, page, offsetof(struct snapshot, field),  \
+				 sizeof_field(struct snapshot, field));         \
 	}                                                                       \
 	CONFIGFS_ATTR_RO(tcmu_, name)
 

@@ -38,7 +38,7 @@ static u32 sg_bytes(struct scatterlist *sgl, unsigned int n)
 	u64 bytes = 0;
 	int i;
 
-	for_each_sg (sgl, sg, n, i)
+	for_each_sg(sgl, sg, n, i)
 		bytes += sg->length;
 	return min_t(u64, bytes, U32_MAX);
 }

@@ -20,9 +20,9 @@ bool tcmu_chan_hold(struct tcmu_chan *chan)
 	return kref_get_unless_zero(&chan->kref);
 }
 
-static void chan_release(struct kref *kref)
+static void chan_free_work(struct work_struct *work)
 {
-	struct tcmu_chan *chan = container_of(kref, struct tcmu_chan, kref);
+	struct tcmu_chan *chan = container_of(work, struct tcmu_chan, free_work);
 
 	if (chan->ring.mb)
 		tcmu_cmd_forget_all(chan);
@@ -34,6 +34,12 @@ static void chan_release(struct kref *kref)
 	mutex_destroy(&chan->ring_lock);
 	kfree(chan->uio.name);
 	kfree_rcu(chan, rcu);
+}
+
+/* The last to let go may be who reclaims memory, or unmaps it, and hold locks of theirs. */
+static void chan_release(struct kref *kref)
+{
+	tcmu_shrink_queue(&container_of(kref, struct tcmu_chan, kref)->free_work);
 }
 
 void tcmu_chan_put(struct tcmu_chan *chan)
@@ -82,6 +88,7 @@ static struct tcmu_chan *chan_alloc(struct tcmu_dev *dev)
 	INIT_LIST_HEAD(&chan->tmrs);
 	mutex_init(&chan->ring_lock);
 	xa_init_flags(&chan->ids, XA_FLAGS_ALLOC1);
+	INIT_WORK(&chan->free_work, chan_free_work);
 	INIT_DELAYED_WORK(&chan->run_work, tcmu_cmd_run_work);
 	INIT_DELAYED_WORK(&chan->deadline_work, tcmu_cmd_deadline_work);
 	tcmu_map_init(&chan->map, ring_pages + area_pages, ring_pages);

@@ -152,7 +152,7 @@ void tcmu_cmd_reap(struct tcmu_chan *chan)
 	if (chan->nr_waiting || !list_empty(&chan->tmrs))
 		tcmu_cmd_kick(chan);
 	mutex_unlock(&chan->ring_lock);
-	list_for_each_entry_safe (cmd, next, &done, node) {
+	list_for_each_entry_safe(cmd, next, &done, node) {
 		list_del_init(&cmd->node);
 		finish(cmd);
 	}
@@ -190,14 +190,14 @@ void tcmu_cmd_free_all_kept(struct tcmu_chan *chan)
 	LIST_HEAD(kept);
 
 	mutex_lock(&chan->ring_lock);
-	xa_for_each (&chan->ids, id, cmd) {
+	xa_for_each(&chan->ids, id, cmd) {
 		if (cmd->state != TCMU_KEPT)
 			continue;
 		tcmu_cmd_forget_id_locked(cmd);
 		list_add_tail(&cmd->node, &kept);
 	}
 	mutex_unlock(&chan->ring_lock);
-	list_for_each_entry_safe (cmd, next, &kept, node)
+	list_for_each_entry_safe(cmd, next, &kept, node)
 		tcmu_cmd_free(cmd);
 	kick_waiting(chan);
 }

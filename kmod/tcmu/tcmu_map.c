@@ -52,7 +52,7 @@ void tcmu_map_destroy(struct tcmu_map *map)
 	struct page *page;
 	unsigned long at;
 
-	xa_for_each (&map->pages, at, page)
+	xa_for_each(&map->pages, at, page)
 		put_page(page);
 	xa_destroy(&map->pages);
 	tcmu_map_close(map);
@@ -131,7 +131,7 @@ static unsigned long lock_from_top(struct tcmu_map *map, unsigned long first, un
 	}
 	taken -= taken % grain;
 	at = first + n - taken;
-	list_for_each_entry_safe_reverse (page, next, locked, lru) {
+	list_for_each_entry_safe_reverse(page, next, locked, lru) {
 		if (page->index >= at)
 			break;
 		list_del(&page->lru);
@@ -159,12 +159,12 @@ unsigned long tcmu_map_release(struct tcmu_map *map, unsigned long first, unsign
 	taken = lock_from_top(map, first, n, grain, &locked);
 	if (list_empty(&locked))
 		return taken;
-	list_for_each_entry (page, &locked, lru) {
+	list_for_each_entry(page, &locked, lru) {
 		xa_erase(&map->pages, page->index);
 		atomic_long_dec(&map->resident);
 	}
 	unmap_range(map, first + n - taken, taken);
-	list_for_each_entry_safe (page, next, &locked, lru) {
+	list_for_each_entry_safe(page, next, &locked, lru) {
 		list_del(&page->lru);
 		unlock_page(page);
 		put_page(page);

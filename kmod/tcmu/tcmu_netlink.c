@@ -42,7 +42,7 @@ static struct nl_wait *find_wait_locked(u32 device_id)
 	struct nl_wait *w;
 
 	lockdep_assert_held(&nl_lock);
-	list_for_each_entry (w, &nl_waits, node) {
+	list_for_each_entry(w, &nl_waits, node) {
 		if (w->device_id == device_id)
 			return w;
 	}
@@ -314,7 +314,7 @@ static int reset_set(const char *text, const struct kernel_param *kp)
 	if (!nl_blocked)
 		err = -EBUSY; /* else a new wait could slip in behind */
 	else
-		list_for_each_entry (w, &nl_waits, node)
+		list_for_each_entry(w, &nl_waits, node)
 			end_wait_locked(w, -EINTR);
 	mutex_unlock(&nl_lock);
 	return err;

@@ -106,8 +106,10 @@ void tcmu_map_init(struct tcmu_map *map, unsigned long npages, unsigned long rin
 void tcmu_map_destroy(struct tcmu_map *map);
 void tcmu_map_open(struct tcmu_map *map, struct inode *inode);
 void tcmu_map_close(struct tcmu_map *map);
-/** Sees to it that there are pages at [first, first + n), new ones zeroed. Sleeps. -ENOMEM: some
- * may be missing. */
+/**
+ * Sees to it that there are pages at [first, first + n), new ones zeroed. Sleeps. -ENOMEM: some may
+ * be missing.
+ */
 int tcmu_map_populate(struct tcmu_map *map, unsigned long first, unsigned long n);
 /** The page at @at, or NULL. It stays for as long as the caller knows that nobody releases it. */
 struct page *tcmu_map_page(struct tcmu_map *map, unsigned long at);
@@ -150,8 +152,10 @@ struct tcmu_place {
 };
 
 int tcmu_ring_init(struct tcmu_ring *r, struct tcmu_map *map, u32 size);
-/** Finds room for @len bytes. -ENOSPC: full. -ENOMEM: the pages of @ret_place are not there:
- * tcmu_ring_populate() without the lock, then again. */
+/**
+ * Finds room for @len bytes. -ENOSPC: full. -ENOMEM: the pages of @ret_place are not there:
+ * tcmu_ring_populate() without the lock, then again.
+ */
 int tcmu_ring_place(struct tcmu_ring *r, u32 len, struct tcmu_place *ret_place);
 int tcmu_ring_populate(struct tcmu_ring *r, const struct tcmu_place *place, u32 len);
 /** Writes at @at. Reads from there into memory of ours, each byte once. */
@@ -223,8 +227,10 @@ struct tcmu_cmd {
 };
 
 struct tcmu_cmd *tcmu_data_cmd_alloc(struct tcmu_chan *chan, struct se_cmd *se_cmd);
-/** Blocks with pages for the command, filled with what is to be written. Sleeps. -ENOSPC, -ENOMEM,
- * -E2BIG: none were taken. */
+/**
+ * Blocks with pages for the command, filled with what is to be written. Sleeps. -ENOSPC, -ENOMEM,
+ * -E2BIG: none were taken.
+ */
 int tcmu_data_prepare(struct tcmu_cmd *cmd);
 /** Copies what was read to LIO. */
 void tcmu_data_finish(struct tcmu_cmd *cmd);
@@ -300,13 +306,14 @@ struct tcmu_chan {
 	struct tcmu_ring ring;
 	struct list_head waiting, inflight; /* of tcmu_cmd, oldest first */
 	struct list_head tmrs;
-	u32 nr_waiting;
+	u32 nr_waiting, nr_tmrs; /* commands that wait, tried ones included; notices in tmrs */
 	bool open, blocked, broken, gone;
 	unsigned long next_deadline; /* what deadline_work is set to; jiffies */
 	struct tcmu_counters count;
 
 	struct xarray ids; /* of commands; entries change under ring_lock, but for allocation */
-	unsigned long last_used;	   /* jiffies; a hint */
+	unsigned long last_used; /* jiffies; a hint */
+	struct work_struct free_work;
 	struct delayed_work run_work;	   /* tries waiting commands */
 	struct delayed_work deadline_work; /* ends those that are late */
 };
@@ -349,6 +356,7 @@ struct tcmu_chan *tcmu_device_chan(struct tcmu_dev *dev);
 /** Makes the uio device's name anew after dev_config has changed. config_lock is held. */
 int tcmu_device_rename(struct tcmu_dev *dev);
 bool tcmu_chan_hold(struct tcmu_chan *chan);
+/** Any context. */
 void tcmu_chan_put(struct tcmu_chan *chan);
 
 /* --- userspace's door (tcmu_uio.c) --- */
@@ -397,6 +405,8 @@ void tcmu_shrink_remove(struct tcmu_chan *chan);
 void tcmu_shrink_set_idle(struct tcmu_chan *chan, s32 idle_s);
 /** Steals for those who wait. Sleeps. */
 void tcmu_shrink_serve(void);
+/** Has @work done, at the latest before the module goes. */
+void tcmu_shrink_queue(struct work_struct *work);
 /** A ring has more pages than an idle one needs. */
 void tcmu_shrink_tick_soon(void);
 u64 tcmu_shrink_now(void);

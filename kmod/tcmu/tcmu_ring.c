@@ -194,7 +194,7 @@ int tcmu_ring_finished(struct tcmu_ring *r)
 	tail = smp_load_acquire(&r->mb->cmd_tail); /* answers were there before it moved */
 	if (tail == at)
 		return 0;
-	list_for_each_entry (slot, &r->slots, node) {
+	list_for_each_entry(slot, &r->slots, node) {
 		at = (at + slot->len) % r->size;
 		n++;
 		if (at == tail)

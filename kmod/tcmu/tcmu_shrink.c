@@ -107,6 +107,11 @@ void tcmu_shrink_serve(void)
 	data_budget_serve(budget);
 }
 
+void tcmu_shrink_queue(struct work_struct *work)
+{
+	queue_work(shrink_wq, work);
+}
+
 void tcmu_shrink_tick_soon(void)
 {
 	mod_delayed_work(shrink_wq, &tick_work, msecs_to_jiffies(TICK_MS));
@@ -128,7 +133,7 @@ static bool trim_rings(void)
 	u32 ms;
 
 	mutex_lock(&chans_lock);
-	list_for_each_entry (chan, &chans, node) {
+	list_for_each_entry(chan, &chans, node) {
 		ms = idle_ms_locked(chan->idle_s);
 		if (!ms || !READ_ONCE(chan->ring.grown))
 			continue;
@@ -248,7 +253,7 @@ static int idle_set(const char *text, const struct kernel_param *kp)
 		return err;
 	mutex_lock(&chans_lock);
 	idle_s = seconds;
-	list_for_each_entry (chan, &chans, node)
+	list_for_each_entry(chan, &chans, node)
 		data_area_set_idle(chan->area, idle_ms_locked(chan->idle_s));
 	mutex_unlock(&chans_lock);
 	return 0;

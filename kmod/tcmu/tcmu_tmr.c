@@ -3,12 +3,15 @@
  * Task management. LIO tells us of commands it gives up: those that wait for room leave at once,
  * those in flight are userspace's to stop, which is told which ones if it asked to be
  * (tmr_notification). Such a notice goes into the ring before any command that comes later; one
- * that finds no room waits for it, and has no deadline.
+ * that finds no room waits for it, and has no deadline; so that a userspace that is stuck costs no
+ * more and more memory, those beyond a few are dropped.
  */
 #include <linux/slab.h>
 #include <scsi/scsi_proto.h>
 
 #include "tcmu_private.h"
+
+#define WAITING_MAX 64u
 
 static u8 type_of(enum tcm_tmreq_table tmf)
 {
@@ -55,6 +58,7 @@ static void publish_locked(struct tcmu_chan *chan, struct tcmu_tmr *tmr,
 	tcmu_ring_write(&chan->ring, place->at + ids, tmr->ids, done - ids);
 	tcmu_ring_zero(&chan->ring, place->at + done, len - done);
 	list_del(&tmr->slot.node);
+	chan->nr_tmrs--;
 	tcmu_ring_publish(&chan->ring, place, len, TCMU_OP_TMR, &tmr->slot);
 	uio_event_notify(&chan->uio);
 }
@@ -92,6 +96,7 @@ void tcmu_tmr_drop_locked(struct tcmu_chan *chan)
 	lockdep_assert_held(&chan->ring_lock);
 	while ((tmr = first_locked(chan))) {
 		list_del(&tmr->slot.node);
+		chan->nr_tmrs--;
 		kfree(tmr);
 	}
 }
@@ -105,6 +110,16 @@ static struct tcmu_tmr *tmr_alloc(enum tcm_tmreq_table tmf, u32 max_ids)
 	tmr->type = type_of(tmf);
 	tmr->count = 0;
 	return tmr;
+}
+
+static void enqueue_locked(struct tcmu_chan *chan, struct tcmu_tmr *tmr)
+{
+	if (chan->broken || chan->nr_tmrs >= WAITING_MAX) {
+		kfree(tmr);
+		return;
+	}
+	list_add_tail(&tmr->slot.node, &chan->tmrs);
+	chan->nr_tmrs++;
 }
 
 /* What becomes of an aborted command; @waiting gets it if it waits for room. */
@@ -138,24 +153,21 @@ void tcmu_tmr_notify(struct se_device *se_dev, enum tcm_tmreq_table tmf, struct 
 	LIST_HEAD(waiting);
 	u32 n = 0;
 
-	list_for_each_entry (se_cmd, cmds, state_list)
+	list_for_each_entry(se_cmd, cmds, state_list)
 		n++;
 	if (test_bit(TCMU_DEV_TMR_NOTIFY, &dev->flags))
 		tmr = tmr_alloc(tmf, n);
 
 	mutex_lock(&chan->ring_lock);
-	list_for_each_entry (se_cmd, cmds, state_list) {
+	list_for_each_entry(se_cmd, cmds, state_list) {
 		if (se_cmd->priv)
 			abort_locked(se_cmd->priv, tmr, &waiting);
 	}
-	if (tmr && !chan->broken) {
-		list_add_tail(&tmr->slot.node, &chan->tmrs);
-		tmr = NULL;
-	}
+	if (tmr)
+		enqueue_locked(chan, tmr);
 	mutex_unlock(&chan->ring_lock);
 
-	kfree(tmr); /* nobody reads a broken ring */
-	list_for_each_entry_safe (cmd, next, &waiting, node)
+	list_for_each_entry_safe(cmd, next, &waiting, node)
 		tcmu_cmd_complete(cmd, SAM_STAT_TASK_ABORTED);
 	tcmu_cmd_kick(chan);
 }
