@@ -356,8 +356,11 @@ static int queue(struct se_cmd *se_cmd)
 		return PTR_ERR(cmd);
 	WRITE_ONCE(chan->last_used, jiffies);
 	err = READ_ONCE(chan->nr_waiting) ? -ENOSPC : start(cmd);
-	if (is_full(err))
+	if (is_full(err)) {
 		err = wait_for_room(cmd);
+		if (err)
+			tcmu_cmd_kick(chan); /* the core thinks that we wait */
+	}
 	if (err)
 		tcmu_cmd_free(cmd);
 	return err;
