@@ -138,7 +138,8 @@ static void on_wake(struct test_host *host, void *area)
 		m->told = true;
 		m->need = 0;
 	}
-	m->full = false;
+	if (m->putting)
+		m->full = false;
 	if (m->putting || m->told || (!m->want && !m->joining))
 		return;
 	/* By the budget: nobody else waited for longer. */
