@@ -105,7 +105,8 @@ static int start_nbd(struct reactor *r, const char *port_socket)
 	pthread_mutex_lock(&nbd_lock);
 	err = nbd_supervisor_start(r, &nbd_opt, &ops, NULL, &nbd, &why);
 	if (!err)
-		printf("ready\n"); /* before "nbd ...", which an nbdkit that still runs brings about at once */
+		printf("ready\n"); /* before "nbd ...", which an nbdkit that still runs brings about
+				      at once */
 	pthread_mutex_unlock(&nbd_lock);
 	if (err) {
 		fprintf(stderr, "port_serve: %s\n", why.text);

@@ -12,12 +12,10 @@ static u32 got[MAX_N]; /* of the last take() */
 
 static void open_area(struct test_host *host, struct test_area *area, u32 max_blocks, u32 reserve)
 {
-	struct data_area_spec spec = {
-		.max_blocks = max_blocks,
-		.pages_per_block = 1,
-		.reserve = reserve,
-		.idle_ms = IDLE_MS,
-	};
+	struct data_area_spec spec = {.max_blocks = max_blocks,
+				      .pages_per_block = 1,
+				      .reserve = reserve,
+				      .idle_ms = IDLE_MS};
 
 	assert_int_equal(area_open(host, area, &spec), 0);
 }

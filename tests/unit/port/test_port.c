@@ -792,27 +792,6 @@ static void handshake_out_of_order_is_refused(void **state)
 	assert_int_equal(n_violations(f), 3);
 }
 
-static void the_highest_common_version_is_spoken(void **state)
-{
-	static const unsigned ranges[][3] = {{2, 2, 2}, {2, 3, 3}, {1, 9, 3}, {3, 9, 3}, {0, 2, 2}};
-	struct fixture *f = *state;
-
-	for (size_t i = 0; i < sizeof(ranges) / sizeof(ranges[0]); i++) {
-		struct port_msg_hello m, a;
-		int fd = raw_socket(f);
-
-		port_msg_init(&m, PORT_MSG_HELLO, sizeof(m));
-		m.version_min = ranges[i][0];
-		m.version_max = ranges[i][1];
-		send(fd, &m, sizeof(m), 0);
-		assert_int_equal(recv(fd, &a, sizeof(a), 0), sizeof(a));
-		assert_int_equal(port_msg_check(&a, sizeof(a)), PORT_MSG_HELLO);
-		assert_int_equal(a.version_min, ranges[i][2]);
-		assert_int_equal(a.version_max, ranges[i][2]);
-		close(fd);
-	}
-}
-
 static void who_does_not_read_is_closed(void **state)
 {
 	struct fixture *f = *state;
@@ -900,7 +879,6 @@ int main(void)
 		T(client_that_goes_away_with_io_in_flight),
 		T(memory_cannot_be_shrunk_under_the_daemon),
 		T(handshake_out_of_order_is_refused),
-		T(the_highest_common_version_is_spoken),
 		T(who_does_not_read_is_closed),
 		T(stale_socket_is_replaced_a_live_one_is_not),
 		T(clients_above_the_limit_are_refused),
