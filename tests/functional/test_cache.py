@@ -102,7 +102,7 @@ def test_a_sequential_reader_is_read_ahead_of(ebb, disk, tmp_path):
     path = disk("64M")
     path.write_bytes(os.urandom(64 * MiB))
     e = ebb(f"{path},cache=read")
-    run(need("qemu-img"), "bench", "-f", "raw", "-c", "4000", "-d", "1", "-s", "4096", e.iscsi())
+    run(need("qemu-img"), "bench", "-f", "raw", "-c", "4000", "-d", "1", "-s", "4096", e.iscsi(), timeout=200)
     c = cache_of(e)
     assert c["readahead_pages"] > 3000
     assert c["readahead_used"] > 2500
