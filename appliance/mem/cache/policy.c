@@ -15,11 +15,11 @@
  *
  * Where what comes is not asked for again, as with random reads of far more than there is room
  * for, each page that is taken in costs a copy, a page that leaves and a system call in 64, for
- * nothing. So it is put on trial: of TRIAL pages that came by a ghost or left small, one in
- * TRIAL_PAYS has to have been of use, come by a ghost or read in small. Otherwise the shard is
- * *picky*: while it is full, of reads that miss only one in TRIAL_SAMPLE brings pages. The others
- * leave ghosts, and what comes back to these is taken in, and is of use: when that is common again,
- * so is the rule. At worst that costs a hit for one miss in TRIAL_PAYS.
+ * nothing. So it is put on trial: of as many pages as a quarter of the frames, that came by a ghost
+ * or left small, one in TRIAL_PAYS has to have been of use, come by a ghost or read in small.
+ * Otherwise the shard is *picky*: while it is full, of reads that miss only one in TRIAL_SAMPLE
+ * brings pages. The others leave ghosts, and what comes back to these is taken in, and is of use:
+ * when that is common again, so is the rule. At worst that costs a hit for one miss in TRIAL_PAYS.
  *
  * A ghost is a word in a bucket of eight: 16 bits of hash, 16 of the time, in units of 1/8192 of
  * the frames, when it was added, by a clock that ticks at each ghost.
@@ -30,7 +30,8 @@
 #define UNFAIR	   2u
 #define GHOST_TIME 8192u
 
-#define TRIAL	     1024u
+#define TRIAL_PART   4u
+#define TRIAL_MIN    1024u
 #define TRIAL_PAYS   32u
 #define TRIAL_SAMPLE 8u
 
@@ -150,10 +151,12 @@ void ghost_add_locked(struct shard *s, uint64_t hash)
 
 void policy_note_locked(struct shard *s, bool useful)
 {
+	uint32_t trial = s->limit / TRIAL_PART > TRIAL_MIN ? s->limit / TRIAL_PART : TRIAL_MIN;
+
 	s->useful += useful;
-	if (++s->trial < TRIAL)
+	if (++s->trial < trial)
 		return;
-	atomic_store_explicit(&s->picky, s->useful < TRIAL / TRIAL_PAYS, memory_order_relaxed);
+	atomic_store_explicit(&s->picky, s->useful < s->trial / TRIAL_PAYS, memory_order_relaxed);
 	s->trial = s->useful = 0;
 }
 
