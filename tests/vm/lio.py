@@ -6,8 +6,9 @@ configfs as rtslib does it, because that is what the module is asked; targetcli 
 import concurrent.futures
 import contextlib
 import ctypes
-import errno
+import faulthandler
 import fcntl
+import mmap
 import os
 import pathlib
 import re
@@ -24,6 +25,9 @@ TOOLS = REPO / os.environ.get("EBB_BUILD", "build-test") / "tests/tools/tcmu"
 KERNEL = os.uname().release
 OUR_MODULES = REPO / ".cache/kmod" / KERNEL
 MODULES = ("in-tree", "ours")  # where target_core_user comes from
+MADV_POPULATE_WRITE = 23
+
+faulthandler.register(signal.SIGTERM, chain=True)  # a check that hangs tells where
 
 
 def wait_for(what, condition, seconds=120):
@@ -36,7 +40,7 @@ def wait_for(what, condition, seconds=120):
     return got
 
 
-_threads = concurrent.futures.ThreadPoolExecutor(64)
+_threads = concurrent.futures.ThreadPoolExecutor(96)
 
 
 def background(function, *args, **options):
@@ -60,6 +64,8 @@ PARAMETERS = pathlib.Path("/sys/module/target_core_user/parameters")
 def load_tcmu(origin):
     """Loads target_core_user, Debian's own ("in-tree") or this project's ("ours")."""
     run("modprobe", "-a", "target_core_mod", "uio", "tcm_loop", "sd_mod")
+    if not CORE.exists():
+        run("mount", "-t", "configfs", "configfs", "/sys/kernel/config")
     unload_tcmu()  # LIO may have asked for the in-tree one
     if origin == "ours":
         run("insmod", OUR_MODULES / "target_core_user.ko")
@@ -124,14 +130,15 @@ class Backstore:
         self.path.rmdir()
 
 
-def can_open(path):
+opened = {}  # descriptor of each exported disk
+
+
+def try_to_open(disk):
+    """A descriptor, or None: it is in sysfs before it is in use."""
     try:
-        os.close(os.open(path, os.O_RDONLY))
-        return True
-    except OSError as e:
-        if e.errno != errno.ENXIO:
-            raise
-        return False
+        return os.open(disk, os.O_RDWR | os.O_NONBLOCK)
+    except OSError:
+        return None
 
 
 class Loop:
@@ -160,7 +167,8 @@ class Loop:
         """Adds the LUN and returns the disk that the kernel found on it: /dev/sdX."""
         self.link(backstore)
         disk = wait_for(f"the disk of {backstore.name}", lambda: self.disk(backstore))
-        wait_for(f"{disk} to be open to all", lambda: can_open(disk))  # its folder is there before
+        # Kept open: each first open reads partitions, and no other may begin before it is done.
+        opened[disk] = wait_for(f"{disk} to open", lambda: try_to_open(disk))
         return disk
 
     def disk(self, backstore):
@@ -169,6 +177,8 @@ class Loop:
         return f"/dev/{found[0].name}" if found else None
 
     def withdraw(self, backstore):
+        if (disk := self.disk(backstore)) in opened:
+            os.close(opened.pop(disk))
         lun = self._lun(backstore)
         (lun / backstore.name).unlink()
         lun.rmdir()
@@ -186,17 +196,16 @@ SG_HEADER = "iiBBHIPPPIIiPBBBBHHiII"  # struct sg_io_hdr
 
 
 def scsi(disk, cdb, length=0, data=b"", seconds=60):
-    """Sends one command, with no retries, and returns (status, host status, data in). A timeout is a host status, too."""
+    """Sends one command, with no retries, to a disk that export() gave; returns (status, host status, data in).
+
+    A timeout is a host status, too.
+    """
     buffer = ctypes.create_string_buffer(data, max(length, len(data), 1))
     command, sense = ctypes.create_string_buffer(bytes(cdb), len(cdb)), ctypes.create_string_buffer(32)
     header = bytearray(struct.pack(SG_HEADER, ord("S"), SG_TO_DEVICE if data else SG_FROM_DEVICE, len(cdb), len(sense), 0,
                                    len(data) or length, ctypes.addressof(buffer), ctypes.addressof(command),
                                    ctypes.addressof(sense), seconds * 1000, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0))
-    fd = os.open(disk, os.O_RDWR | os.O_NONBLOCK)
-    try:
-        fcntl.ioctl(fd, SG_IO, header)
-    finally:
-        os.close(fd)
+    fcntl.ioctl(opened[disk], SG_IO, header)
     done = struct.unpack(SG_HEADER, header)
     return done[13], done[17], buffer.raw[:length]
 
@@ -238,6 +247,11 @@ class Server:
         """Lets all be answered that is held or comes."""
         self.process.send_signal(signal.SIGUSR1)
         self._wait_line("released")
+
+    def release_one(self):
+        """Has the oldest command of each device that is held answered."""
+        self.process.send_signal(signal.SIGHUP)
+        self._wait_line("holding")
 
     def hold(self):
         """Holds what comes from now on."""
@@ -313,7 +327,9 @@ def hog(leave_kb):
     taken = []
     while True:
         if available_kb() > leave_kb:
-            taken.append(b"x" * (4 << 20))
+            taken.append(mmap.mmap(-1, 4 << 20))
+            taken[-1].madvise(mmap.MADV_HUGEPAGE)
+            taken[-1].madvise(MADV_POPULATE_WRITE)
         else:
             time.sleep(0.1)
 

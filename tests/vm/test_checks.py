@@ -32,7 +32,7 @@ class Check:
 
     @classmethod
     def read(cls, path):
-        line = re.search(r"^# check:(.*)$", path.read_text(), re.M)
+        line = re.search(r"^(?:# )?check:(.*)$", path.read_text(), re.M)
         words = line[1].split() if line else []
         values = dict(w.split("=") for w in words if "=" in w)
         kernels = values.get("kernels", "6.1").split(",") + (["debug"] if SOAK else [])
@@ -55,8 +55,8 @@ class Boot:
         subprocess.run([REPO / "scripts/kmod", "--kernel", kernel], check=True)
         seconds = max(c.seconds for c in checks) * SLOWER.get(kernel, 1)
         command = [REPO / "scripts/vm", "--kernel", kernel, "--keep", keep, "--log", keep / "kernel.log",
-                   "--timeout", str(60 + sum(c.seconds for c in checks) * SLOWER.get(kernel, 1)), "--", "env",
-                   f"EBB_BUILD={os.environ.get('EBB_BUILD', 'build-test')}", f"EBB_SOAK={int(SOAK)}", f"PYTHONPATH={HERE}",
+                   "--timeout", str(180 + sum(c.seconds for c in checks) * SLOWER.get(kernel, 1)), "--", "env",
+                   f"EBB_BUILD={os.environ.get('EBB_BUILD', 'build-test')}", f"EBB_SOAK={'1' if SOAK else ''}", f"PYTHONPATH={HERE}",
                    HERE / "run-checks", str(seconds), *(c.path for c in checks)]
         done = subprocess.run(command, cwd=REPO, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         self.status, self.output = done.returncode, done.stdout

@@ -8,8 +8,9 @@
  * prints "ready N" once it has opened all N. Commands that transfer BYTES or more are not
  * answered before SIGUSR1 comes ("held N" is printed as each one comes); others overtake them
  * (completion out of order). After SIGUSR1 ("released") none is held, until SIGUSR2 ("holding").
- * SIGTERM ends it: what is unanswered then stays so. With --forget a second thread takes all maps
- * out of its page tables (MADV_DONTNEED) over and over, so that any access may fault.
+ * SIGHUP answers one of each device's. SIGTERM ends it: what is unanswered then stays so. The
+ * option --forget has a second thread take all maps out of its page tables (MADV_DONTNEED), over
+ * and over, so that any access may fault.
  *
  * A request is copied out of the ring when it is seen, because answers go to whatever entry is at
  * the tail: the answer to a later command may overwrite the entry of an earlier, held one.
@@ -266,11 +267,12 @@ static void serve(struct disk *d)
 	}
 }
 
-static void release_held(struct disk *d)
+/* Answers up to @count held commands, the oldest first. */
+static void release_held(struct disk *d, unsigned int count)
 {
 	struct list_node *n;
 
-	while ((n = list_pop(&d->held))) {
+	while (count-- && (n = list_pop(&d->held))) {
 		struct request *r = container_of(n, struct request, link);
 
 		answer(d, r->id, execute(d, r));
@@ -359,10 +361,11 @@ static bool obey(int sig)
 
 	if (read(sig, &si, sizeof(si)) != sizeof(si) || si.ssi_signo == SIGTERM)
 		return false;
-	holding = si.ssi_signo == SIGUSR2;
+	if (si.ssi_signo != SIGHUP)
+		holding = si.ssi_signo == SIGUSR2;
+	for (int i = 0; i < all.n && si.ssi_signo != SIGUSR2; i++)
+		release_held(all.disk[i], holding ? 1 : UINT_MAX);
 	held = 0;
-	for (int i = 0; i < all.n && !holding; i++)
-		release_held(all.disk[i]);
 	printf("%s\n", holding ? "holding" : "released");
 	return true;
 }
@@ -399,6 +402,7 @@ int main(int argc, char **argv)
 	setlinebuf(stdout);
 	sigemptyset(&set);
 	sigaddset(&set, SIGTERM);
+	sigaddset(&set, SIGHUP);
 	sigaddset(&set, SIGUSR1);
 	sigaddset(&set, SIGUSR2);
 	sigprocmask(SIG_BLOCK, &set, NULL);

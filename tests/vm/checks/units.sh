@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # In the guest: the unit tests that ask for rights or features which not every machine gives (a memory cgroup v2,
 # reclaim on request, loop devices, locked memory). Here all is there: none of their tests may skip.
-# check: seconds=420
+# check: seconds=420 alone
 set -uo pipefail
 unit=${EBB_BUILD:-build-test}/tests/unit
 modprobe loop
