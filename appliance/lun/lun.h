@@ -207,8 +207,8 @@ int lun_open(const struct lun_options *opt, struct lun **ret_lun, struct reason 
 int lun_create(const struct lun_options *opt, struct block_store *store, struct lun **ret_lun,
 	       struct reason *why);
 struct lun *lun_ref(struct lun *lun);
-/** Drops a reference; the last one closes the store, which blocks: on a reactor's thread a worker is
- * left to do it (so worker_drain() before what the LUN uses goes). */
+/** Drops a reference; the last one closes the store, which blocks: on a reactor's thread a worker
+ * is left to do it (so worker_drain() before what the LUN uses goes). */
 void lun_unref(struct lun *lun);
 
 const char *lun_name(const struct lun *lun);
