@@ -116,8 +116,10 @@ void data_budget_serve(struct data_budget *b);
 u64 data_budget_tick(struct data_budget *b, u64 now);
 /** At most so many pages data_budget_shrink() can free: what areas have above their reserves. */
 u64 data_budget_shrinkable(struct data_budget *b);
-/** Memory is short: frees cached pages, those of the areas used least recently first, until @pages
- * are free or none is left above the reserves. Returns how many. Sleeps. */
+/**
+ * Memory is short: frees cached pages, those of the areas used least recently first, until @pages
+ * are free or none is left above the reserves. Returns how many. Sleeps.
+ */
 u64 data_budget_shrink(struct data_budget *b, u64 pages);
 
 struct data_budget_stats {

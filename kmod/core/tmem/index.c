@@ -144,13 +144,12 @@ int index_set(struct tmem_object *o, struct tmem_page *page, struct tmem_page **
 	int r;
 
 	core_assert_held(&o->lock);
-	if (!ix->root) {
+	if (!ix->root)
 		need = height;
-	} else if (height > ix->height) {
+	else if (height > ix->height)
 		need = height - ix->height + height - 1;
-	} else {
+	else
 		need = missing(ix, page->index);
-	}
 	r = nodes_alloc(o, need, &spare);
 	if (r)
 		return r;

@@ -146,8 +146,10 @@ void page_put(struct tmem_page *p);
 
 /* index.c: all under the object's lock, or by the killer of a dead object */
 struct tmem_page *index_lookup(const struct tmem_index *ix, u64 index);
-/** Puts @page at its index; *ret_old is what was there or NULL. -ENOMEM: nothing changed, and
- * nothing was there. */
+/**
+ * Puts @page at its index; *ret_old is what was there or NULL. -ENOMEM: nothing changed, and
+ * nothing was there.
+ */
 int index_set(struct tmem_object *o, struct tmem_page *page, struct tmem_page **ret_old);
 /** Removes and returns what is at @index, or NULL. */
 struct tmem_page *index_remove(struct tmem_object *o, u64 index);
