@@ -25,7 +25,11 @@ struct core_lock {
 #define core_lock(lock)		    mutex_lock(&(lock)->m)
 #define core_unlock(lock)	    mutex_unlock(&(lock)->m)
 #define core_assert_held(lock)	    mutex_assert_held(&(lock)->m)
-#define CORE_BUG_ON(condition)	    assert(!(condition))
+#ifdef NDEBUG
+#define CORE_BUG_ON(condition) ((void)sizeof(condition)) /* compiled, not run */
+#else
+#define CORE_BUG_ON(condition) assert(!(condition))
+#endif
 
 struct core_atomic {
 	u64 v;
