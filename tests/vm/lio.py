@@ -56,6 +56,15 @@ def run(*command, **options):
     return done.stdout
 
 
+def write(path, text):
+    """One write, as `echo` does it: a Python file that was refused tries again when it is closed."""
+    fd = os.open(path, os.O_WRONLY)
+    try:
+        os.write(fd, str(text).encode())
+    finally:
+        os.close(fd)
+
+
 # --- modules ---
 
 PARAMETERS = pathlib.Path("/sys/module/target_core_user/parameters")
@@ -90,7 +99,7 @@ def tcmu(origin):
 
 
 def set_parameter(name, value):
-    (PARAMETERS / name).write_text(str(value))
+    write(PARAMETERS / name, value)
 
 
 # --- backstores and exports ---
@@ -115,16 +124,16 @@ class Backstore:
         options = {"dev_config": config, "dev_size": size} | options
         self.control(",".join(f"{k}={v}" for k, v in options.items()))
         if enable:
-            (self.path / "enable").write_text("1")
+            write(self.path / "enable", 1)
 
     def control(self, text):
-        (self.path / "control").write_text(text)
+        write(self.path / "control", text)
 
     def get(self, attribute):
         return (self.path / "attrib" / attribute).read_text().strip()
 
     def set(self, attribute, value):
-        (self.path / "attrib" / attribute).write_text(str(value))
+        write(self.path / "attrib" / attribute, value)
 
     def remove(self):
         self.path.rmdir()
@@ -150,7 +159,7 @@ class Loop:
         run("modprobe", "tcm_loop")
         self.tpg = TARGET / "loopback" / self.wwn / "tpgt_1"
         self.tpg.mkdir(parents=True)
-        (self.tpg / "nexus").write_text("naa.50014050ebb00002")
+        write(self.tpg / "nexus", "naa.50014050ebb00002")
         self.luns = {}
 
     def _lun(self, backstore):
