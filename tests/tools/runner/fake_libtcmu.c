@@ -70,7 +70,8 @@ void tcmu_sense_set_info(uint8_t *sense_buf, uint32_t info)
 		sense_buf[3 + i] = (uint8_t)(info >> (24 - 8 * i));
 }
 
-static void say(const char *function, int line, const char *fmt, va_list args)
+__attribute__((format(printf, 3, 0))) static void say(const char *function, int line,
+						      const char *fmt, va_list args)
 {
 	fprintf(stderr, "%s:%d: ", function, line);
 	vfprintf(stderr, fmt, args);
