@@ -4,7 +4,7 @@
 The kernel has nothing to say to that, every command ends, a device can be removed under its mapping, and afterwards the
 others are as good as new. In soaks for ten minutes.
 
-check: kernels=6.1,6.12 seconds=900
+check: kernels=6.1,6.12 seconds=900 soak
 """
 import contextlib
 import os
