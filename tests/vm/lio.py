@@ -8,14 +8,11 @@ import contextlib
 import ctypes
 import faulthandler
 import fcntl
-import mmap
 import os
 import pathlib
-import re
 import signal
 import struct
 import subprocess
-import sys
 import time
 
 REPO = pathlib.Path(__file__).resolve().parents[2]
@@ -25,7 +22,6 @@ TOOLS = REPO / os.environ.get("EBB_BUILD", "build-test") / "tests/tools/tcmu"
 KERNEL = os.uname().release
 OUR_MODULES = REPO / ".cache/kmod" / KERNEL
 MODULES = ("in-tree", "ours")  # where target_core_user comes from
-MADV_POPULATE_WRITE = 23
 
 faulthandler.register(signal.SIGTERM, chain=True)  # a check that hangs tells where
 
@@ -310,37 +306,6 @@ def targetcli(*words):
 
 
 # --- measures ---
-
-
-def memory_kb(pid, key="RssFile"):
-    """A figure of /proc/PID/status. RssFile holds what a TCMU userspace has mapped of data areas and rings."""
-    return int(re.search(rf"^{key}:\s+(\d+)", pathlib.Path(f"/proc/{pid}/status").read_text(), re.M)[1])
-
-
-def available_kb():
-    return int(re.search(r"^MemAvailable:\s+(\d+)", pathlib.Path("/proc/meminfo").read_text(), re.M)[1])
-
-
-@contextlib.contextmanager
-def memory_hog(leave_kb=65536):
-    """A process that takes what memory there is, but for so much, and goes on taking what others give back."""
-    code = f"import lio; lio.hog({leave_kb})"
-    process = subprocess.Popen([sys.executable, "-c", code])
-    yield
-    process.kill()
-    process.wait()
-
-
-def hog(leave_kb):
-    pathlib.Path("/proc/self/oom_score_adj").write_text("1000")
-    taken = []
-    while True:
-        if available_kb() > leave_kb:
-            taken.append(mmap.mmap(-1, 4 << 20))
-            taken[-1].madvise(mmap.MADV_HUGEPAGE)
-            taken[-1].madvise(MADV_POPULATE_WRITE)
-        else:
-            time.sleep(0.1)
 
 
 def drop_caches():
