@@ -13,9 +13,10 @@
  * its loaded one's rounds to the slabs in a batch. So only allocations make magazines, their number
  * is what the exchange between threads needs, and what is not in circulation returns to the arena.
  *
- * Magazine size: a thread that does not get the depot's lock at once counts a contention. When an
- * eighth of a window of visits were such, new magazines are twice as large, up to CAP_MAX, and
- * visits come half as often. Smaller ones leave when they come by empty.
+ * Magazine size: small objects begin with large magazines, as these hold little back. A thread that
+ * does not get the depot's lock at once counts a contention. When an eighth of a window of visits
+ * were such, new magazines are twice as large, up to CAP_MAX, and visits come half as often.
+ * Smaller ones leave when they come by empty.
  *
  * A thread's magazines are its own until it ends (then they are emptied) or the arena is destroyed,
  * when by contract nobody uses it. The list of threads serves these two and the counters. Emptying
@@ -33,6 +34,9 @@
 #include "mem/vmem/vmem_private.h"
 
 #define CAP_MIN	  31u
+#define CAP_BEGIN 127u
+#define CAP_HELD \
+	8192u /* integers that a class's first magazines hold at most, if more than CAP_MIN */
 #define CAP_MAX	  255u
 #define WINDOW	  128u
 #define EMPTY_MIN 2u
@@ -62,6 +66,13 @@ static uint64_t peek(const _Atomic uint64_t *v)
 static size_t magazine_bytes(uint32_t cap)
 {
 	return sizeof(struct magazine) + cap * sizeof(uint64_t);
+}
+
+static uint32_t cap_to_begin(uint64_t object)
+{
+	uint64_t cap = CAP_HELD / object;
+
+	return cap < CAP_MIN ? CAP_MIN : cap > CAP_BEGIN ? CAP_BEGIN : (uint32_t)cap | 1;
 }
 
 static struct magazine *magazine_new(struct depot *d, uint32_t cap)
@@ -382,7 +393,7 @@ int qcache_init(struct vmem *vm)
 	memset(depot, 0, vm->n_classes * sizeof(*depot));
 	for (unsigned k = 0; k < vm->n_classes; k++) {
 		mutex_init(&depot[k].lock, LOCK_RANK_VMEM_DEPOT);
-		depot[k].cap = CAP_MIN;
+		depot[k].cap = cap_to_begin((uint64_t)(k + 1) << vm->quantum_shift);
 	}
 	mutex_scope(&threads_lock);
 	for (unsigned i = 0; i < VMEM_CACHED_ARENAS; i++) {
