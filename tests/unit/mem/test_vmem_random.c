@@ -41,23 +41,27 @@ static uint64_t rounded(const struct model *m, uint64_t size)
 
 static void own(struct model *m, unsigned slot, uint64_t addr, uint64_t size)
 {
+	unsigned wrong = 0;
+
 	size = rounded(m, size);
 	assert_true(addr % m->quantum == 0 && addr + size <= LINE);
 	for (uint64_t i = addr; i < addr + size; i++) {
-		assert_true(m->owned[i]);
-		assert_int_equal(m->owner[i], 0);
+		wrong |= !m->owned[i] | (m->owner[i] != 0);
 		m->owner[i] = (uint16_t)(slot + 1);
 	}
+	assert_false(wrong);
 }
 
 static void disown(struct model *m, unsigned slot)
 {
 	uint64_t addr = m->slot[slot].addr, size = rounded(m, m->slot[slot].size);
+	unsigned wrong = 0;
 
 	for (uint64_t i = addr; i < addr + size; i++) {
-		assert_int_equal(m->owner[i], slot + 1);
+		wrong |= m->owner[i] != slot + 1;
 		m->owner[i] = 0;
 	}
+	assert_false(wrong);
 	m->slot[slot].size = 0;
 }
 
