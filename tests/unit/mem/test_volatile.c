@@ -474,6 +474,51 @@ static void test_bad_specs_are_refused(void **state)
 	volatile_destroy(NULL);
 }
 
+/* --- a loss in the middle of a copy --- */
+
+static struct {
+	struct volatile_range *r;
+	uint8_t *guard;
+} middle;
+
+static void lose_and_let_on(int sig)
+{
+	inject_loss(middle.r, 0, 1);
+	if (mprotect(middle.guard, VOLATILE_PAGE, PROT_READ | PROT_WRITE))
+		_exit(1);
+}
+
+/* The second half of the destination cannot be written until the page is gone. Nobody else looks.
+ */
+static void test_a_loss_in_the_middle_of_a_copy_is_seen_by_the_witness(void **state)
+{
+	static const unsigned at[] = {0, 511};
+	uint8_t *dst = mmap(NULL, 2 * VOLATILE_PAGE, PROT_READ | PROT_WRITE,
+			    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	struct sigaction on = {.sa_handler = lose_and_let_on}, before;
+
+	assert_true(dst != MAP_FAILED);
+	middle.guard = dst + VOLATILE_PAGE;
+	for (unsigned i = 0; i < 2; i++) {
+		struct volatile_range *r = middle.r = range_open(1);
+
+		((uint64_t *)volatile_page(r, 0))[at[i]] = 1;
+		assert_int_equal(volatile_publish(r, 0), 0);
+		pages_mark(r, 0, 1);
+		r->can_lose =
+			false; /* the signal is not to be noticed: the witness is all there is */
+		assert_int_equal(mprotect(middle.guard, VOLATILE_PAGE, PROT_NONE), 0);
+		assert_int_equal(sigaction(SIGSEGV, &on, &before), 0);
+		assert_int_equal(volatile_read(r, 0, volatile_ticket_of(r, 0), 0, VOLATILE_PAGE,
+					       dst + VOLATILE_PAGE / 2),
+				 -ENODATA);
+		assert_int_equal(sigaction(SIGSEGV, &before, NULL), 0);
+		assert_int_equal(stats_of(r).purged, 1);
+		volatile_destroy(r);
+	}
+	munmap(dst, 2 * VOLATILE_PAGE);
+}
+
 /* --- noticing interruptions --- */
 
 static void handler(int sig)
@@ -548,6 +593,7 @@ int main(void)
 		cmocka_unit_test(test_drop_of_scattered_pages_drops_these),
 		cmocka_unit_test(test_given_addresses_stay_reserved),
 		cmocka_unit_test(test_bad_specs_are_refused),
+		cmocka_unit_test(test_a_loss_in_the_middle_of_a_copy_is_seen_by_the_witness),
 		cmocka_unit_test(test_a_signal_is_noticed),
 		cmocka_unit_test(test_a_move_to_another_processor_is_noticed),
 		cmocka_unit_test(test_being_let_alone_is_noticed),
