@@ -504,8 +504,6 @@ static int start_parts(struct appliance *app, struct config *cfg, const char *pr
 	if (ret)
 		return ret;
 	app_let_replays_in(app);
-	if (app->tcmu)
-		tcmu_server_release(app->tcmu);
 	if (cfg->nbd.listen_count)
 		ret = start_nbd(app, cfg, why);
 	return ret;

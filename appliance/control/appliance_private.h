@@ -85,7 +85,8 @@ int app_close_lun(struct appliance *app, const char *name, struct reason *why);
 int app_do_step(struct appliance *app, const struct plan_step *s, struct reason *why);
 /** Takes all steps that have no problem; those that fail get one. */
 void app_do_plan(struct appliance *app, struct plan *p);
-/** Lets the port's clients in, those with replays first, and waits for these. Once; blocks. */
+/** Has TCMU devices opened, then lets the port's clients in, those with replays first; waits for
+ * what a process before us had begun to be at its end. Once; blocks. */
 void app_let_replays_in(struct appliance *app);
 int app_add_portal(struct appliance *app, const char *address, struct reason *why);
 /** Frees what runs, sessions and clients being gone. */

@@ -566,6 +566,8 @@ void app_let_replays_in(struct appliance *app)
 {
 	if (app->replayed)
 		return;
+	if (app->tcmu)
+		tcmu_server_release(app->tcmu);
 	port_server_release(app->port);
 	port_server_await_replays(app->port);
 	app->replayed = true;

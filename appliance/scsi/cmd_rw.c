@@ -9,6 +9,7 @@
  * ATOMIC, VERIFY with BYTCHK 3) are refused, pointing at the number of blocks, when more or less
  * data than that is offered.
  */
+#include <errno.h>
 #include <string.h>
 
 #include "scsi/scsi_commands.h"
@@ -254,6 +255,20 @@ bool scsi_compare_and_write_length(struct scsi_cmd *cmd)
 	return true;
 }
 
+static void tell_matched(struct lun_io *io)
+{
+	struct scsi_cmd *cmd = scsi_cmd_of_io(io);
+
+	cmd->matched(cmd);
+}
+
+static void tell_settled(struct lun_io *io)
+{
+	struct scsi_cmd *cmd = scsi_cmd_of_io(io);
+
+	cmd->settled(cmd);
+}
+
 void scsi_compare_and_write(struct scsi_cmd *cmd)
 {
 	if (!check_all_arrived(cmd))
@@ -262,6 +277,26 @@ void scsi_compare_and_write(struct scsi_cmd *cmd)
 		scsi_good(cmd);
 		return;
 	}
+	cmd->io.matched = cmd->matched ? tell_matched : NULL;
+	cmd->io.settled = cmd->settled ? tell_settled : NULL;
 	scsi_io(cmd, cmd->lu->lun, LUN_COMPARE_AND_WRITE, cache_flags(cmd), byte_offset(cmd),
 		cmd->data_len / 2, cmd->out->data, cmd->data_len, scsi_io_finish);
+}
+
+int scsi_redo(struct scsi_lu *lu, const uint8_t *cdb, const void *data_out, size_t len)
+{
+	uint64_t lba = get_be64(cdb + 2), blocks = atomic_load(&lu->blocks);
+	size_t half = (size_t)cdb[13] << lu->block_shift;
+	struct iovec iov = {(uint8_t *)data_out + half, half};
+	struct lun_io io = {.op = LUN_WRITE,
+			    .flags = LUN_IO_FUA | LUN_IO_ATOMIC | LUN_IO_AUTHORIZED,
+			    .off = lba << lu->block_shift,
+			    .len = half,
+			    .iov = &iov,
+			    .niov = 1,
+			    .reg_index = -1};
+
+	if (cdb[0] != SCSI_COMPARE_AND_WRITE || !half || len != 2 * half || lba >= blocks)
+		return -EINVAL;
+	return lun_run(lu->lun, &io);
 }

@@ -217,6 +217,7 @@ static void parse(struct scsi_cmd *cmd)
 		return;
 	cmd->dir = (enum scsi_dir)op->dir;
 	cmd->direct = op->flags & SCSI_OP_DIRECT;
+	cmd->once = op->flags & SCSI_OP_ONCE;
 	if (op->lba_len)
 		take_lba(cmd, op);
 	if ((op->flags & SCSI_OP_LBA) && !check_range(cmd))
@@ -235,7 +236,7 @@ void scsi_cmd_parse(struct scsi_cmd *cmd)
 
 	cmd->dir = SCSI_DIR_NONE;
 	cmd->data_len = 0;
-	cmd->direct = false;
+	cmd->direct = cmd->once = false;
 	cmd->seg = NULL;
 	cmd->n_seg = 0;
 	cmd->status = SCSI_GOOD;

@@ -227,9 +227,9 @@ const struct scsi_opcode scsi_opcodes[] = {
 	},
 	{
 		.name = "COMPARE AND WRITE",
-		.opcode = 0x89,
+		.opcode = SCSI_COMPARE_AND_WRITE,
 		.cdb_len = 16,
-		.flags = SCSI_OP_WRITES | SCSI_OP_MEDIUM | SCSI_OP_LBA,
+		.flags = SCSI_OP_WRITES | SCSI_OP_MEDIUM | SCSI_OP_LBA | SCSI_OP_ONCE,
 		.resv = SCSI_RESV_WRITE,
 		.dir = SCSI_DIR_OUT,
 		.len_kind = SCSI_LEN_FN,

@@ -62,11 +62,20 @@ struct scsi_cmd {
 	uint16_t cdb_len;
 	uint8_t attr; /* task attribute: 0 untagged, 1 simple, 2 ordered, 3 head of queue, 4 ACA */
 	void (*done)(struct scsi_cmd *cmd);
+	/*
+	 * Of a command that is @once, for fronts whose transport outlives the process; may be NULL;
+	 * must not block. matched(): the command is going to change the medium; settled(): it has
+	 * (io.err 0), or it failed. Nobody else gets at its blocks between the two, and before
+	 * settled() has returned. Without matched() nothing was changed.
+	 */
+	void (*matched)(struct scsi_cmd *cmd);
+	void (*settled)(struct scsi_cmd *cmd);
 
 	/* --- after parse --- */
 	enum scsi_dir dir;
 	uint32_t data_len; /* bytes the CDB moves in that direction at most (<= IOBUF_MAX) */
 	bool direct;	   /* @seg may be used */
+	bool once;	   /* COMPARE AND WRITE: to be carried out twice would fail or do harm */
 
 	/*
 	 * --- the front's memory for exactly data_len bytes, which the LUN reads or writes without
@@ -111,6 +120,13 @@ void scsi_cmd_parse(struct scsi_cmd *cmd);
 void scsi_cmd_execute(struct scsi_cmd *cmd);
 /** Drops what @cmd holds. Also after scsi_cmd_parse() alone. */
 void scsi_cmd_release(struct scsi_cmd *cmd);
+/**
+ * Ends what a process before this one began: the write of a command that is @once, with the CDB
+ * @cdb (16 bytes) and @len bytes of data-out, which that process had told to be matched, and not to
+ * be settled. Nobody else may have written since. Blocks. -EINVAL: it is no such command; or as
+ * lun_run().
+ */
+int scsi_redo(struct scsi_lu *lu, const uint8_t *cdb, const void *data_out, size_t len);
 /**
  * Asks a running command to end early: commands of several steps stop between them. done() still
  * runs; whether a response is sent is the front's business (it is not, after ABORT TASK).

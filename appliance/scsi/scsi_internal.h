@@ -47,6 +47,7 @@ enum scsi_op_flags {
 	SCSI_OP_SIX = 1 << 7,	   /* READ(6), WRITE(6): 21 bits of LBA, 0 blocks means 256 */
 	SCSI_OP_THIN = 1 << 8,	   /* exists on thin provisioned logical units only */
 	SCSI_OP_DIRECT = 1 << 9,   /* its data may be the front's segments: uses scsi_io_data() */
+	SCSI_OP_ONCE = 1 << 10,	   /* COMPARE AND WRITE: see scsi_cmd.once */
 };
 
 /** Which reservations of others a command runs under (SPC-4 table 66, SBC-3 table 13). */

@@ -52,3 +52,6 @@ enum scsi_asc {
 	ASC_INSUFFICIENT_RESOURCES = 0x5503,
 	ASC_INSUFFICIENT_REGISTRATION_RESOURCES = 0x5504,
 };
+
+/* The one opcode that more than the table knows. */
+#define SCSI_COMPARE_AND_WRITE 0x89

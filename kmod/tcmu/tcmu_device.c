@@ -128,17 +128,20 @@ static int chan_make(struct tcmu_dev *dev, struct tcmu_chan **ret_chan)
 	return 0;
 }
 
-/* Nobody is told of commands any more, and nobody works on any. */
+/*
+ * Nobody is told of commands any more, and nobody works on any. That comes first: the bell is the
+ * uio device's, and a notice that has waited for room would ring it.
+ */
 static void chan_end(struct tcmu_chan *chan, bool registered)
 {
-	if (registered)
-		uio_unregister_device(&chan->uio);
 	mutex_lock(&chan->ring_lock);
 	WRITE_ONCE(chan->gone, true);
 	mutex_unlock(&chan->ring_lock);
-	tcmu_shrink_remove(chan);
 	cancel_delayed_work_sync(&chan->deadline_work);
 	cancel_delayed_work_sync(&chan->run_work);
+	if (registered)
+		uio_unregister_device(&chan->uio);
+	tcmu_shrink_remove(chan);
 	tcmu_chan_put(chan);
 }
 

@@ -10,19 +10,20 @@
  *
  *	fault			release
  *	F1 find page, take ref	R1 trylock page; busy: leave it
- *	F2 lock page		R2 take it out of the array
- *	F3 in the array still?	R3 unmap it everywhere
+ *	F2 lock page		R2 unmap it everywhere
+ *	F3 in the array still?	R3 take it out of the array; pinned: leave it
  *	   no: begin again	R4 unlock, drop the array's ref
  *	F4 enter it in the
  *	   page table, unlock
  *
- * If F2 comes first, R1 fails, or comes after F4 and R3 finds the entry. If R1 comes first, F2
+ * If F2 comes first, R1 fails, or comes after F4 and R2 finds the entry. If R1 comes first, F2
  * waits until R4 and F3 sees that the page has left. In neither case does an entry stay behind.
  * F1 takes its reference under the array's lock, so the array's own is still there: the page is
  * never one that was freed and belongs to somebody else.
  *
  * A page that userspace has pinned for long (a buffer registered with io_uring) is left as well: to
  * take it would free nothing, and leave the pin behind on a page that is no longer the one here.
+ * Pins are looked for when no page table has the page any more, since who pins finds it there.
  *
  * Userspace that touches a place of the data area without a page gets SIGBUS. It cannot happen to
  * who touches only what a command in flight named: those blocks have pages and are not released.
@@ -110,32 +111,54 @@ struct page *tcmu_map_page(struct tcmu_map *map, unsigned long at)
 	return xa_load(&map->pages, at);
 }
 
-/*
- * Locks pages from the last on, into @locked, the last one first. Returns how many places, a
- * multiple of @grain, were empty or are locked now.
- */
-static unsigned long lock_from_top(struct tcmu_map *map, unsigned long first, unsigned long n,
-				   unsigned long grain, struct list_head *locked)
+/* Unlocks what is not among the last @taken places, rounded down to @grain, which it returns. */
+static unsigned long keep_locked(unsigned long end, unsigned long taken, unsigned long grain,
+				 struct list_head *locked)
 {
 	struct page *page, *next;
+
+	taken -= taken % grain;
+	list_for_each_entry_safe_reverse(page, next, locked, lru) {
+		if (page->index >= end - taken)
+			break;
+		list_del(&page->lru);
+		unlock_page(page);
+	}
+	return taken;
+}
+
+/*
+ * Locks pages from the last on, into @locked, the last one first. Returns how many places were
+ * empty or are locked now.
+ */
+static unsigned long lock_from_top(struct tcmu_map *map, unsigned long first, unsigned long n,
+				   struct list_head *locked)
+{
 	unsigned long taken, at;
+	struct page *page;
 
 	for (taken = 0; taken < n; taken++) {
-		page = xa_load(&map->pages, first + n - 1 - taken);
+		at = first + n - 1 - taken;
+		page = xa_load(&map->pages, at);
 		if (!page)
 			continue;
 		if (folio_maybe_dma_pinned(page_folio(page)) || !trylock_page(page))
 			break;
-		page->index = first + n - 1 - taken;
+		page->index = at;
 		list_add_tail(&page->lru, locked);
 	}
-	taken -= taken % grain;
-	at = first + n - taken;
-	list_for_each_entry_safe_reverse(page, next, locked, lru) {
-		if (page->index >= at)
-			break;
-		list_del(&page->lru);
-		unlock_page(page);
+	return taken;
+}
+
+/* How many of the last @taken places have no page that was pinned until it was unmapped. */
+static unsigned long count_free(unsigned long end, unsigned long taken,
+				const struct list_head *locked)
+{
+	struct page *page;
+
+	list_for_each_entry(page, locked, lru) {
+		if (folio_maybe_dma_pinned(page_folio(page)))
+			return end - 1 - page->index;
 	}
 	return taken;
 }
@@ -152,20 +175,19 @@ static void unmap_range(struct tcmu_map *map, unsigned long first, unsigned long
 unsigned long tcmu_map_release(struct tcmu_map *map, unsigned long first, unsigned long n,
 			       unsigned long grain)
 {
+	unsigned long taken, end = first + n;
 	struct page *page, *next;
-	unsigned long taken;
 	LIST_HEAD(locked);
 
-	taken = lock_from_top(map, first, n, grain, &locked);
+	taken = keep_locked(end, lock_from_top(map, first, n, &locked), grain, &locked);
 	if (list_empty(&locked))
 		return taken;
-	list_for_each_entry(page, &locked, lru) {
-		xa_erase(&map->pages, page->index);
-		atomic_long_dec(&map->resident);
-	}
-	unmap_range(map, first + n - taken, taken);
+	unmap_range(map, end - taken, taken);
+	taken = keep_locked(end, count_free(end, taken, &locked), grain, &locked);
 	list_for_each_entry_safe(page, next, &locked, lru) {
 		list_del(&page->lru);
+		xa_erase(&map->pages, page->index);
+		atomic_long_dec(&map->resident);
 		unlock_page(page);
 		put_page(page);
 	}

@@ -115,8 +115,9 @@ int tcmu_map_populate(struct tcmu_map *map, unsigned long first, unsigned long n
 struct page *tcmu_map_page(struct tcmu_map *map, unsigned long at);
 /**
  * Takes pages [first, first + n) away, from the last on: out of the array, out of userspace's page
- * tables, freed. Stops before a page that is being faulted in just now, at a multiple of @grain
- * pages from the end. Returns the number of places, from the last on, that are empty now. Sleeps.
+ * tables, freed. Stops before a page that is pinned, or being faulted in just now, at a multiple of
+ * @grain pages from the end. Returns the number of places, from the last on, that are empty now.
+ * Sleeps.
  */
 unsigned long tcmu_map_release(struct tcmu_map *map, unsigned long first, unsigned long n,
 			       unsigned long grain);
@@ -400,7 +401,7 @@ int tcmu_shrink_init(void);
 void tcmu_shrink_exit(void);
 /** Makes the channel's data area, and has it shrink with the others. */
 int tcmu_shrink_add(struct tcmu_chan *chan, u32 reserve_blocks, s32 idle_s);
-/** Before the uio device goes. The area stays until the channel does. */
+/** Nobody uses it any more. The area stays until the channel does. */
 void tcmu_shrink_remove(struct tcmu_chan *chan);
 void tcmu_shrink_set_idle(struct tcmu_chan *chan, s32 idle_s);
 /** Steals for those who wait. Sleeps. */

@@ -42,7 +42,11 @@ void tcmu_prepare_process(void);
  */
 int tcmu_server_start(const struct tcmu_options *opt, struct tcmu_server **ret_srv,
 		      struct reason *why);
-/** All LUNs that there are going to be at first have been added: devices may be opened. Once. */
+/**
+ * All LUNs that there are going to be at first have been added: devices may be opened. Once. Blocks
+ * until those are that the kernel has already: what a process before us began is at its end then,
+ * and other fronts may be let in. Not on a reactor's thread.
+ */
 void tcmu_server_release(struct tcmu_server *srv);
 /**
  * Closes all devices - what was taken from their rings is finished, what comes waits in the kernel

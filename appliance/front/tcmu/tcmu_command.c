@@ -21,7 +21,7 @@
 
 /* --- memory --- */
 
-static struct tcmu_cmd *cmd_get(struct tcmu_session *s)
+struct tcmu_cmd *tcmu_command_get(struct tcmu_session *s)
 {
 	struct list_node *n = list_pop(&s->spare);
 	struct tcmu_cmd *c;
@@ -34,14 +34,13 @@ static struct tcmu_cmd *cmd_get(struct tcmu_session *s)
 		if (!c)
 			return NULL;
 	}
-	memset(c, 0, offsetof(struct tcmu_cmd, cdb));
 	c->session = s;
-	list_init(&c->link);
+	c->seg = c->own;
 	return c;
 }
 
 /* Spare ones are kept for as many as are in flight, so that an idle device has few. */
-static void cmd_put(struct tcmu_cmd *c)
+void tcmu_command_put(struct tcmu_cmd *c)
 {
 	struct tcmu_session *s = c->session;
 
@@ -95,26 +94,25 @@ static void finish(struct tcmu_cmd *c)
 {
 	struct tcmu_session *s = c->session;
 	struct scsi_cmd *cmd = &c->scsi;
+	struct tcmu_result *r = &c->result;
 	uint32_t moved = put_data(c);
-	struct tcmu_result r = {.id = c->id,
-				.status = c->aborted ? SCSI_TASK_ABORTED : (uint8_t)cmd->status,
-				.sense = cmd->sense,
-				.sense_len = c->aborted ? 0 : cmd->sense_len};
 
-	if (r.status == SCSI_CHECK_CONDITION || cmd->dir == SCSI_DIR_IN)
-		r.read_len = moved;
-	r.has_read_len = s->ring.read_len && r.read_len &&
-			 (r.read_len < c->total || r.status == SCSI_CHECK_CONDITION);
-	if (r.status != SCSI_CHECK_CONDITION && cmd->dir != SCSI_DIR_OUT && !r.has_read_len)
+	r->id = c->id;
+	r->at = c->at;
+	r->status = c->aborted ? SCSI_TASK_ABORTED : (uint8_t)cmd->status;
+	r->sense = cmd->sense;
+	r->sense_len = c->aborted ? 0 : cmd->sense_len;
+	if (r->status == SCSI_CHECK_CONDITION || cmd->dir == SCSI_DIR_IN)
+		r->read_len = moved;
+	r->has_read_len = s->ring.read_len && r->read_len &&
+			  (r->read_len < c->total || r->status == SCSI_CHECK_CONDITION);
+	if (r->status != SCSI_CHECK_CONDITION && cmd->dir != SCSI_DIR_OUT && !r->has_read_len)
 		clear_data(c, moved, c->total - moved);
-	if (r.status != SCSI_GOOD && r.status != SCSI_CONDITION_MET)
+	if (r->status != SCSI_GOOD && r->status != SCSI_CONDITION_MET)
 		metric_add(&s->errors, 1);
-	tcmu_session_tell(s, &r);
 	iobuf_put(cmd->out);
 	scsi_cmd_release(cmd);
-	list_del(&c->link);
-	atomic_store_explicit(&s->inflight, --s->n_live, memory_order_relaxed);
-	cmd_put(c);
+	tcmu_session_tell(c);
 	tcmu_session_ended_one(s);
 }
 
@@ -175,11 +173,29 @@ static void memory_came(struct iobuf_waiter *w)
 	run_out(c);
 }
 
+/* Both with the command's blocks held: nobody else can write there before it is marked. */
+static void matched(struct scsi_cmd *cmd)
+{
+	struct tcmu_cmd *c = container_of(cmd, struct tcmu_cmd, scsi);
+
+	tcmu_ring_mark(&c->session->ring, c->at, TCMU_MARK_BEGUN);
+}
+
+static void settled(struct scsi_cmd *cmd)
+{
+	struct tcmu_cmd *c = container_of(cmd, struct tcmu_cmd, scsi);
+
+	c->result.mark = cmd->io.err ? TCMU_MARK_NONE : TCMU_MARK_DONE;
+	tcmu_ring_mark(&c->session->ring, c->at, c->result.mark);
+}
+
 static void run(struct tcmu_cmd *c)
 {
 	struct scsi_cmd *cmd = &c->scsi;
 
 	scsi_cmd_parse(cmd);
+	if (cmd->once)
+		list_add_tail(&c->session->once, &c->once_link);
 	cmd->out_excess = cmd->dir != SCSI_DIR_IN && c->total > cmd->data_len;
 	if (cmd->direct && c->total && c->total == cmd->data_len && c->n_seg <= IOV_MAX)
 		run_direct(c);
@@ -194,43 +210,52 @@ static int fill(struct tcmu_cmd *c, const struct tcmu_entry *e, const char **ret
 {
 	struct tcmu_session *s = c->session;
 
-	c->seg = e->n_iov <= TCMU_SEGS ? c->own : malloc(e->n_iov * sizeof(*c->seg));
-	if (!c->seg)
-		return -ENOMEM;
-	c->n_seg = tcmu_ring_iovs(&s->ring, e, c->seg, &c->total, ret_what);
-	if (c->n_seg < 0)
-		return c->n_seg;
+	memset(c, 0, offsetof(struct tcmu_cmd, cdb));
+	c->session = s;
+	c->total = 0;
+	c->n_seg = 0;
+	list_init(&c->link);
+	list_init(&c->once_link);
 	memcpy(c->cdb, e->cdb, e->cdb_len);
+	c->id = e->id;
+	c->at = e->at;
 	c->scsi.nexus = &s->nexus;
 	c->scsi.cdb = c->cdb;
 	c->scsi.cdb_len = e->cdb_len;
 	c->scsi.attr = 1; /* simple: LIO orders the others */
 	c->scsi.done = command_done;
-	return 0;
+	c->scsi.matched = matched;
+	c->scsi.settled = settled;
+	if (e->n_iov > TCMU_SEGS) {
+		struct iovec *more = malloc(e->n_iov * sizeof(*c->seg));
+
+		if (!more)
+			return -ENOMEM;
+		c->seg = more;
+	}
+	c->n_seg = tcmu_ring_iovs(&s->ring, e, c->seg, &c->total, ret_what);
+	return c->n_seg < 0 ? c->n_seg : 0;
 }
 
-void tcmu_command_start(struct tcmu_session *s, const struct tcmu_entry *e)
+void tcmu_command_start(struct tcmu_cmd *c, const struct tcmu_entry *e)
 {
-	const struct tcmu_result full = {.id = e->id, .status = SCSI_TASK_SET_FULL};
-	struct tcmu_cmd *c = cmd_get(s);
+	struct tcmu_session *s = c->session;
 	const char *what;
-	int err = c ? fill(c, e, &what) : -ENOMEM;
+	int err = fill(c, e, &what);
 
-	if (err) {
-		if (c)
-			cmd_put(c);
-		if (err == -ENOMEM)
-			tcmu_session_tell(s, &full);
-		else
-			tcmu_session_fail(s, what);
+	if (err == -EPROTO) {
+		tcmu_command_put(c);
+		tcmu_session_fail(s, what);
 		return;
 	}
-	c->id = e->id;
 	c->seq = ++s->seq;
 	list_add_tail(&s->live, &c->link);
 	atomic_store_explicit(&s->inflight, ++s->n_live, memory_order_relaxed);
 	metric_add(&s->commands, 1);
-	run(c);
+	if (err)
+		finish_early(c, SCSI_TASK_SET_FULL);
+	else
+		run(c);
 }
 
 void tcmu_command_abort(struct tcmu_cmd *c)

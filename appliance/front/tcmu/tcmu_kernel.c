@@ -161,16 +161,22 @@ static int action(const struct tcmu_name *name, const char *what, const char *va
 	return err ? reason_set(why, -err, "%.400s: %s", path, strerror(-err)) : 0;
 }
 
+void tcmu_kernel_kick(const struct tcmu_channel *ch)
+{
+	static const uint32_t any = 0;
+
+	while (write(ch->fd, &any, sizeof(any)) < 0 && errno == EINTR)
+		;
+}
+
+int tcmu_kernel_block(const struct tcmu_name *name, bool block, struct reason *why)
+{
+	return action(name, "action/block_dev", block ? "1" : "0", why);
+}
+
 int tcmu_kernel_reset(const struct tcmu_name *name, struct reason *why)
 {
-	/* Blocked, the kernel puts nothing into the ring meanwhile, and takes what has ended. */
-	int err = action(name, "action/block_dev", "1", why), unblock;
-
-	if (err)
-		return err;
-	err = action(name, "action/reset_ring", "1", why);
-	unblock = action(name, "action/block_dev", "0", err ? NULL : why);
-	return err ? err : unblock;
+	return action(name, "action/reset_ring", "1", why);
 }
 
 uint64_t tcmu_kernel_size(const struct tcmu_name *name)
@@ -183,5 +189,9 @@ uint64_t tcmu_kernel_size(const struct tcmu_name *name)
 
 void tcmu_kernel_forget_questions(void)
 {
+	/* Only while it is blocked, and asks nothing, does it let go. */
+	if (write_text(PARAMETERS "/block_netlink", "1"))
+		return;
 	write_text(PARAMETERS "/reset_netlink", "1");
+	write_text(PARAMETERS "/block_netlink", "0");
 }

@@ -33,12 +33,19 @@ struct tcmu_channel {
 int tcmu_kernel_open(unsigned minor, const struct tcmu_name *name, struct tcmu_channel *ret_ch,
 		     struct reason *why);
 void tcmu_kernel_close(struct tcmu_channel *ch);
+/** Has the kernel take what has ended. */
+void tcmu_kernel_kick(const struct tcmu_channel *ch);
 /**
- * Ends all commands that the kernel has in the ring of @name with BUSY, so that initiators send
- * them again, and empties the ring. The device is open, so that nobody else uses it.
+ * Blocked, the kernel puts nothing into the ring of @name: new commands end with BUSY, so that
+ * initiators send them again. What had ended has been taken.
  */
+int tcmu_kernel_block(const struct tcmu_name *name, bool block, struct reason *why);
+/** Ends all commands in the ring of @name with BUSY, and empties it. The device is open, by us. */
 int tcmu_kernel_reset(const struct tcmu_name *name, struct reason *why);
 /** The size that @name was made with, bytes; 0: not told. */
 uint64_t tcmu_kernel_size(const struct tcmu_name *name);
-/** Lets those go who wait in the kernel for answers that nobody will send. */
+/**
+ * Lets those go who wait in the kernel for answers that nobody will send: what they asked for fails
+ * (EINTR). Those too who would have got one, since the kernel has but one switch for it.
+ */
 void tcmu_kernel_forget_questions(void);

@@ -144,7 +144,8 @@ static bool take_cdb(const struct tcmu_ring *r, uint64_t off, struct tcmu_entry 
 	return true;
 }
 
-static int take_cmd(struct tcmu_ring *r, uint32_t len, struct tcmu_entry *e, const char **ret_what)
+static int read_cmd(const struct tcmu_ring *r, uint32_t len, struct tcmu_entry *e,
+		    const char **ret_what)
 {
 	size_t at = (size_t)r->cmdr_off + r->next;
 	struct tcmu_cmd_entry c;
@@ -159,9 +160,9 @@ static int take_cmd(struct tcmu_ring *r, uint32_t len, struct tcmu_entry *e, con
 	if (!take_cdb(r, c.req.cdb_off, e))
 		return broken(ret_what, "a CDB does not lie in the ring");
 	e->id = c.hdr.cmd_id;
+	e->at = r->next;
 	e->n_iov = c.req.iov_cnt;
 	e->list = at + IOVS_OFF;
-	r->inflight++;
 	return TCMU_TAKEN_CMD;
 }
 
@@ -181,30 +182,121 @@ static int take_tmr(struct tcmu_ring *r, uint32_t len, struct tcmu_entry *e, con
 	return TCMU_TAKEN_TMR;
 }
 
+/* The operation of the entry at next, and its length; 0: there is none. */
+static int look_at_next(struct tcmu_ring *r, uint32_t *ret_len, const char **ret_what)
+{
+	uint32_t head = atomic_load_explicit(head_of(r), memory_order_acquire);
+	int op;
+
+	*ret_len = 0;
+	if (head == r->next)
+		return 0;
+	if (head >= r->cmdr_size)
+		return broken(ret_what, "the head does not lie in the ring");
+	op = look(r, r->next, head, ret_len);
+	return op < 0 ? broken(ret_what, "the length of an entry") : op;
+}
+
 int tcmu_ring_take(struct tcmu_ring *r, struct tcmu_entry *ret_e, const char **ret_what)
 {
-	uint32_t head, len;
 	int op, got = TCMU_TAKEN_NONE;
+	uint32_t len;
 
 	if (was_reset(r))
 		return broken(ret_what, "the ring was reset");
 	if (skip(r) < 0)
 		return broken(ret_what, "an entry changed after it was taken");
 	while (got == TCMU_TAKEN_NONE) {
-		head = atomic_load_explicit(head_of(r), memory_order_acquire);
-		if (head == r->next)
-			break;
-		if (head >= r->cmdr_size)
-			return broken(ret_what, "the head does not lie in the ring");
-		op = look(r, r->next, head, &len);
+		op = look_at_next(r, &len, ret_what);
 		if (op < 0)
-			return broken(ret_what, "the length of an entry");
+			return op;
+		if (!len)
+			break;
 		if (op == TCMU_OP_CMD)
-			got = take_cmd(r, len, ret_e, ret_what);
+			got = read_cmd(r, len, ret_e, ret_what);
 		else if (op == TCMU_OP_TMR)
 			got = take_tmr(r, len, ret_e, ret_what);
 		if (got < 0)
 			return got;
+		r->inflight += got == TCMU_TAKEN_CMD;
+		r->next = after(r, r->next, len);
+	}
+	return got;
+}
+
+/* The flags of the entry at @off: the last that is written of a mark, and read by whom it is for.
+ */
+static _Atomic uint8_t *flags_at(const struct tcmu_ring *r, uint32_t off)
+{
+	return (_Atomic uint8_t *)(entry_at(r, off) + offsetof(struct tcmu_cmd_entry_hdr, uflags));
+}
+
+static enum tcmu_mark mark_at(const struct tcmu_ring *r, uint32_t off)
+{
+	uint8_t flags = atomic_load_explicit(flags_at(r, off), memory_order_acquire);
+
+	return flags & TCMU_MARK_DONE ? TCMU_MARK_DONE : flags & TCMU_MARK_BEGUN;
+}
+
+void tcmu_ring_mark(struct tcmu_ring *r, uint32_t at, enum tcmu_mark mark)
+{
+	if (!was_reset(r))
+		atomic_store_explicit(flags_at(r, at), (uint8_t)mark, memory_order_release);
+}
+
+bool tcmu_ring_is_next(struct tcmu_ring *r, uint32_t at)
+{
+	return !was_reset(r) && skip(r) == 0 && r->tail == at;
+}
+
+static uint16_t id_at(const struct tcmu_ring *r, uint32_t off)
+{
+	uint16_t id;
+
+	memcpy(&id, entry_at(r, off) + offsetof(struct tcmu_cmd_entry_hdr, cmd_id), sizeof(id));
+	return id;
+}
+
+/* Takes the entry at next if it has a mark. */
+static int retake_cmd(struct tcmu_ring *r, uint32_t len, struct tcmu_entry *e,
+		      const char **ret_what)
+{
+	int got;
+
+	e->mark = mark_at(r, r->next);
+	if (e->mark == TCMU_MARK_NONE)
+		return TCMU_TAKEN_NONE;
+	got = TCMU_TAKEN_CMD;
+	e->id = id_at(r, r->next);
+	e->at = r->next;
+	/* Its answer may stand where the command was. */
+	if (e->mark == TCMU_MARK_BEGUN)
+		got = read_cmd(r, len, e, ret_what);
+	if (got == TCMU_TAKEN_CMD && r->retaken && e->id == r->first_id)
+		return TCMU_TAKEN_NONE;
+	return got;
+}
+
+int tcmu_ring_retake(struct tcmu_ring *r, struct tcmu_entry *ret_e, const char **ret_what)
+{
+	int op, got = TCMU_TAKEN_NONE;
+	uint32_t len;
+
+	while (got == TCMU_TAKEN_NONE) {
+		op = look_at_next(r, &len, ret_what);
+		if (op < 0)
+			return op;
+		if (!len)
+			break;
+		if (op == TCMU_OP_CMD)
+			got = retake_cmd(r, len, ret_e, ret_what);
+		if (got < 0)
+			return got;
+		if (got == TCMU_TAKEN_CMD && !r->retaken) {
+			r->retaken = true;
+			r->first_id = ret_e->id;
+		}
+		r->inflight += got == TCMU_TAKEN_CMD;
 		r->next = after(r, r->next, len);
 	}
 	return got;
@@ -252,7 +344,9 @@ static void put_response(uint8_t *at, const struct tcmu_result *res)
 	struct tcmu_cmd_entry *c = (struct tcmu_cmd_entry *)at;
 
 	c->hdr.cmd_id = res->id;
-	c->hdr.uflags = res->has_read_len ? TCMU_UFLAG_READ_LEN : 0;
+	atomic_store_explicit((_Atomic uint8_t *)&c->hdr.uflags,
+			      (uint8_t)(res->mark | (res->has_read_len ? TCMU_UFLAG_READ_LEN : 0)),
+			      memory_order_release);
 	memset(&c->rsp, 0, sizeof(c->rsp));
 	c->rsp.scsi_status = res->status;
 	c->rsp.read_len = res->has_read_len ? res->read_len : 0;
@@ -271,6 +365,8 @@ int tcmu_ring_complete(struct tcmu_ring *r, const struct tcmu_result *res, const
 	    len < CMD_SIZE)
 		return broken(ret_what, "an entry changed after it was taken");
 	put_response(entry_at(r, r->tail), res);
+	if (res->mark && res->at != r->tail)
+		tcmu_ring_mark(r, res->at, TCMU_MARK_NONE);
 	r->inflight--;
 	set_tail(r, after(r, r->tail, len));
 	if (skip(r) < 0)

@@ -15,6 +15,18 @@
  * the entry at the tail, with the command's number, whichever command that entry brought. So an
  * entry may be overwritten while its own command runs: all of a command is copied when it is taken.
  *
+ * A command that must not be carried out twice has its entry for itself: no other is ended there
+ * before it. So what it is stays to be read, and how far it has come is marked there: in bits of
+ * the entry's flags that the kernel does not look at. The memory is the kernel's, so all that
+ * outlives our process. A process that comes after it finds, of each such command, one mark:
+ *
+ *	complete: answer, number and mark of the command into the entry at the tail
+ *	          its mark in its own entry is taken away
+ *	          the tail moves on
+ *
+ * Stopped after the first step, there are two marks with one number, the one at the tail. After the
+ * second, the one at the tail says DONE. After the third, none.
+ *
  * Trust: every offset, length and count is read once and checked against the map before it is used.
  * An entry that breaks the rules stays where it is; nothing is to be taken or ended after that.
  */
@@ -39,6 +51,15 @@ struct tcmu_ring {
 	/* the device's thread */
 	uint32_t next, tail; /* offsets in the command ring */
 	unsigned inflight;   /* commands taken and not ended */
+	bool retaken;	     /* a command was retaken, the first has @first_id */
+	uint16_t first_id;
+};
+
+/** How far a command has come that must not be carried out twice; bits of an entry's flags. */
+enum tcmu_mark {
+	TCMU_MARK_NONE = 0,
+	TCMU_MARK_BEGUN = 0x40, /* the medium may have been changed, as the command says */
+	TCMU_MARK_DONE = 0x80,	/* it has been: GOOD is the answer */
 };
 
 enum tcmu_taken { TCMU_TAKEN_NONE, TCMU_TAKEN_CMD, TCMU_TAKEN_TMR };
@@ -47,7 +68,9 @@ enum tcmu_taken { TCMU_TAKEN_NONE, TCMU_TAKEN_CMD, TCMU_TAKEN_TMR };
 struct tcmu_entry {
 	uint16_t id; /* of the command */
 	/* command: */
-	uint32_t n_iov; /* of its data, not of a bidirectional command's data-in */
+	uint32_t at;	     /* where its entry is, offset in the ring */
+	enum tcmu_mark mark; /* of tcmu_ring_retake() */
+	uint32_t n_iov;	     /* of its data, not of a bidirectional command's data-in */
 	uint16_t cdb_len;
 	uint8_t cdb[TCMU_RING_CDB_MAX];
 	/* task management: */
@@ -67,6 +90,12 @@ bool tcmu_ring_ready(const struct tcmu_ring *r);
 /** Takes the next command or task management entry: enum tcmu_taken, or -EPROTO, *@ret_what. */
 int tcmu_ring_take(struct tcmu_ring *r, struct tcmu_entry *ret_e, const char **ret_what);
 /**
+ * Instead of tcmu_ring_take(), in a ring that a process before us has used: passes over all entries
+ * and returns those of commands with a mark, each once. Of one that is DONE only the number is
+ * told.
+ */
+int tcmu_ring_retake(struct tcmu_ring *r, struct tcmu_entry *ret_e, const char **ret_what);
+/**
  * The data of the command just taken, as pieces of the map; neighbours are joined. @iov has room
  * for e->n_iov. Returns how many pieces there are, or -EPROTO; *@ret_total: their bytes.
  */
@@ -75,11 +104,18 @@ int tcmu_ring_iovs(const struct tcmu_ring *r, const struct tcmu_entry *e, struct
 /** Number @i of the commands that a task management entry just taken is about. */
 uint16_t tcmu_ring_tmr_id(const struct tcmu_ring *r, const struct tcmu_entry *e, uint32_t i);
 
+/** Marks the entry at @at, of a command taken and not ended. */
+void tcmu_ring_mark(struct tcmu_ring *r, uint32_t at, enum tcmu_mark mark);
+/** Whether the entry at @at is the next that an answer will be written to. */
+bool tcmu_ring_is_next(struct tcmu_ring *r, uint32_t at);
+
 struct tcmu_result {
 	uint16_t id;
 	uint8_t status;
-	bool has_read_len; /* fewer bytes were read than the command has room for */
-	uint32_t read_len; /* not 0 */
+	enum tcmu_mark mark; /* of the command, NONE or DONE */
+	uint32_t at;	     /* its entry, where it has that mark */
+	bool has_read_len;   /* fewer bytes were read than the command has room for */
+	uint32_t read_len;   /* not 0 */
 	const uint8_t *sense;
 	uint8_t sense_len;
 };

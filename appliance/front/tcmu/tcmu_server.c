@@ -14,8 +14,10 @@
  *
  * A device that the kernel had before we came may have commands in its ring that a process before
  * us took and did not end. Which, the ring does not say: entries are given back in any order. So
- * the kernel is asked to end all of them with BUSY, and initiators send them again. By then nothing
- * of that process is under way any more: its locks on the LUN's file have been waited for.
+ * the kernel is asked to end all of them with BUSY, and initiators send them again - all but those
+ * that must not be carried out twice, which are brought to their end (tcmu_redo.h). By then nothing
+ * of that process is under way any more: its locks on the LUN's file have been waited for. And
+ * nobody else has written to the LUN since: others are let in after that (tcmu_server_release).
  *
  * The lock guards what others look at: the list of devices with their states, the list of LUNs.
  */
@@ -27,13 +29,16 @@
 
 #include "base/clock.h"
 #include "base/completion.h"
+#include "base/hash.h"
 #include "base/log.h"
 #include "front/tcmu/tcmu.h"
 #include "front/tcmu/tcmu_kernel.h"
 #include "front/tcmu/tcmu_netlink.h"
+#include "front/tcmu/tcmu_redo.h"
 #include "mem/budget/budget.h"
 
 #define STABLE_NS (10 * NSEC_PER_SEC) /* a session that lasted is worth another one */
+#define BUCKETS	  256u		      /* of offers, some thousands at most */
 
 enum device_state { WAITING, OPENING, OPEN, CLOSING };
 
@@ -84,16 +89,20 @@ struct tcmu_server {
 	/* home */
 	struct tcmu_netlink *netlink;
 	bool released, stopping, scanning, scan_again;
+	bool lost; /* messages of the kernel's, maybe questions; until the next scan */
 	unsigned n_scans;
 	uint64_t next_id;
 	struct worker_job scan;
-	struct found *found; /* the scan's */
+	bool forget; /* the scan's, as what follows: let those go whose question was lost */
+	struct found *found;
 	size_t n_found;
 	int scan_err;
 
 	/* any thread */
+	atomic_bool caught_up; /* what a process before us left has been seen to; home sets it */
+	struct completion all_caught_up;
 	struct mutex lock;
-	struct list_node devices, offers;
+	struct list_node devices, offers[BUCKETS]; /* by the LUN's name */
 	uint64_t next_offer;
 	struct reactor_msg start_msg, release_msg, look_msg, stop_msg;
 	atomic_bool look_posted;
@@ -103,6 +112,7 @@ struct tcmu_server {
 static void reconcile(struct device *d);
 static void scan(struct tcmu_server *srv);
 static void check_stopped(struct tcmu_server *srv);
+static void check_caught_up(struct tcmu_server *srv);
 
 /* --- devices --- */
 
@@ -172,6 +182,7 @@ static void reconcile_all(struct tcmu_server *srv)
 
 	list_for_each_entry_safe (d, next, &srv->devices, link)
 		reconcile(d);
+	check_caught_up(srv);
 	check_stopped(srv);
 }
 
@@ -185,6 +196,31 @@ static void warn_of_size(const struct device *d)
 		log_warn("tcmu.size", "backstore=%s reason=\"%s\"", d->name.backstore, why.text);
 }
 
+static void redo(struct device *d)
+{
+	struct tcmu_redone done = tcmu_redo(&d->channel, d->lu, !atomic_load(&d->srv->caught_up));
+
+	if (done.what)
+		log_error("tcmu.redo", "backstore=%s reason=\"its ring: %s\"", d->name.backstore,
+			  done.what);
+	if (done.answered || done.left)
+		log_info("tcmu.redo", "backstore=%s answered=%u left=%u", d->name.backstore,
+			 done.answered, done.left);
+}
+
+/* Ends what a process before us took from the ring. */
+static int take_over(struct device *d)
+{
+	int err = tcmu_kernel_block(&d->name, true, &d->why), unblock;
+
+	if (err)
+		return err;
+	redo(d);
+	err = tcmu_kernel_reset(&d->name, &d->why);
+	unblock = tcmu_kernel_block(&d->name, false, err ? NULL : &d->why);
+	return err ? err : unblock;
+}
+
 static int try_open(struct device *d)
 {
 	int err = 0;
@@ -196,7 +232,7 @@ static int try_open(struct device *d)
 	if (err || d->fresh)
 		return err;
 	warn_of_size(d); /* its LUN may have grown since it was made */
-	err = tcmu_kernel_reset(&d->name, &d->why);
+	err = take_over(d);
 	if (err)
 		tcmu_kernel_close(&d->channel);
 	return err;
@@ -278,6 +314,7 @@ static void open_done(struct worker_job *j)
 		answer(d, TCMU_NEWS_ADDED, 0);
 	}
 	reconcile(d);
+	check_caught_up(srv);
 	check_stopped(srv);
 }
 
@@ -320,18 +357,37 @@ static void session_ended(struct tcmu_session *s, const char *broken)
 
 /* --- what a device should be --- */
 
+static const char *offer_name(const struct offer *o)
+{
+	return lun_name(scsi_lu_lun(o->lu));
+}
+
+static struct list_node *bucket_of(struct tcmu_server *srv, const char *name)
+{
+	return &srv->offers[hash_add(HASH_START, name, strlen(name)) % BUCKETS];
+}
+
+static struct offer *find_offer_locked(struct tcmu_server *srv, const char *name)
+{
+	struct offer *o;
+
+	list_for_each_entry (o, bucket_of(srv, name), link)
+		if (!strcmp(offer_name(o), name))
+			return o;
+	return NULL;
+}
+
 /* A new reference, or NULL. */
-static struct scsi_lu *find_offer(struct tcmu_server *srv, const char *name, uint64_t *ret_id)
+static struct scsi_lu *get_offer(struct tcmu_server *srv, const char *name, uint64_t *ret_id)
 {
 	struct offer *o;
 
 	mutex_scope(&srv->lock);
-	list_for_each_entry (o, &srv->offers, link)
-		if (!strcmp(lun_name(scsi_lu_lun(o->lu)), name)) {
-			*ret_id = o->id;
-			return scsi_lu_ref(o->lu);
-		}
-	return NULL;
+	o = find_offer_locked(srv, name);
+	if (!o)
+		return NULL;
+	*ret_id = o->id;
+	return scsi_lu_ref(o->lu);
 }
 
 static void refuse_unknown(struct device *d)
@@ -355,7 +411,7 @@ static void reconcile(struct device *d)
 	uint64_t offer = 0;
 
 	if (srv->released && !srv->stopping && !d->removed)
-		lu = find_offer(srv, d->name.lun, &offer);
+		lu = get_offer(srv, d->name.lun, &offer);
 	if (d->state == WAITING && lu && offer != d->failed) {
 		d->offer = offer;
 		open_device(d, lu);
@@ -391,6 +447,8 @@ static void scan_run(struct worker_job *j)
 	struct tcmu_server *srv = container_of(j, struct tcmu_server, scan);
 	int err;
 
+	if (srv->forget)
+		tcmu_kernel_forget_questions();
 	srv->found = NULL;
 	srv->n_found = 0;
 	srv->scan_err = 0;
@@ -436,6 +494,8 @@ static void scan(struct tcmu_server *srv)
 		return;
 	srv->scanning = true;
 	srv->n_scans++;
+	srv->forget = srv->lost;
+	srv->lost = false;
 	srv->scan = (struct worker_job){.run = scan_run, .done = scan_done, .reactor = srv->home};
 	worker_submit(&srv->scan);
 }
@@ -516,7 +576,8 @@ static void on_message(void *ctx, const struct tcmu_message *m)
 		on_reconfig(srv, m);
 		break;
 	case TCMU_NEWS_LOST:
-		if (srv->released && !srv->stopping)
+		srv->lost = true;
+		if (!srv->stopping)
 			scan(srv);
 		break;
 	}
@@ -548,7 +609,7 @@ int tcmu_server_add_lun(struct tcmu_server *srv, struct scsi_lu *lu)
 	o->lu = scsi_lu_ref(lu);
 	mutex_lock(&srv->lock);
 	o->id = ++srv->next_offer;
-	list_add_tail(&srv->offers, &o->link);
+	list_add_tail(bucket_of(srv, offer_name(o)), &o->link);
 	mutex_unlock(&srv->lock);
 	post_look(srv);
 	return 0;
@@ -556,21 +617,17 @@ int tcmu_server_add_lun(struct tcmu_server *srv, struct scsi_lu *lu)
 
 void tcmu_server_remove_lun(struct tcmu_server *srv, const char *name)
 {
-	struct offer *o, *found = NULL;
+	struct offer *o;
 
 	mutex_lock(&srv->lock);
-	list_for_each_entry (o, &srv->offers, link) {
-		if (strcmp(lun_name(scsi_lu_lun(o->lu)), name))
-			continue;
-		found = o;
+	o = find_offer_locked(srv, name);
+	if (o)
 		list_del(&o->link);
-		break;
-	}
 	mutex_unlock(&srv->lock);
-	if (!found)
+	if (!o)
 		return;
-	scsi_lu_unref(found->lu);
-	free(found);
+	scsi_lu_unref(o->lu);
+	free(o);
 	post_look(srv);
 }
 
@@ -592,6 +649,20 @@ static void check_stopped(struct tcmu_server *srv)
 		return;
 	srv->netlink = NULL;
 	tcmu_netlink_close(nl, netlink_closed);
+}
+
+/* Whether all devices that we found when we were released are open, or cannot be opened. */
+static void check_caught_up(struct tcmu_server *srv)
+{
+	struct device *d;
+
+	if (!srv->released || srv->scanning || atomic_load(&srv->caught_up))
+		return;
+	list_for_each_entry (d, &srv->devices, link)
+		if (d->state == OPENING)
+			return;
+	atomic_store(&srv->caught_up, true);
+	completion_done(&srv->all_caught_up);
 }
 
 static void start_run(struct reactor_msg *m)
@@ -634,12 +705,14 @@ int tcmu_server_start(const struct tcmu_options *opt, struct tcmu_server **ret_s
 	srv->home = reactor_set_next(opt->set);
 	mutex_init(&srv->lock, LOCK_RANK_FRONT);
 	list_init(&srv->devices);
-	list_init(&srv->offers);
+	for (unsigned i = 0; i < BUCKETS; i++)
+		list_init(&srv->offers[i]);
 	srv->start_msg.fn = start_run;
 	srv->release_msg.fn = release_run;
 	srv->look_msg.fn = look;
 	srv->stop_msg.fn = stop_run;
 	completion_init(&srv->stopped);
+	completion_init(&srv->all_caught_up);
 	/* Those who wait for a process before us would wait for ever. */
 	tcmu_kernel_forget_questions();
 	err = tcmu_netlink_open(srv->home, on_message, srv, &srv->netlink, why);
@@ -656,22 +729,22 @@ int tcmu_server_start(const struct tcmu_options *opt, struct tcmu_server **ret_s
 void tcmu_server_release(struct tcmu_server *srv)
 {
 	reactor_post(srv->home, &srv->release_msg);
+	completion_wait(&srv->all_caught_up);
 }
 
 void tcmu_server_stop(struct tcmu_server *srv)
 {
-	struct list_node *n;
+	struct offer *o, *next;
 
 	if (!srv)
 		return;
 	reactor_post(srv->home, &srv->stop_msg);
 	completion_wait(&srv->stopped);
-	while ((n = list_pop(&srv->offers))) {
-		struct offer *o = container_of(n, struct offer, link);
-
-		scsi_lu_unref(o->lu);
-		free(o);
-	}
+	for (unsigned i = 0; i < BUCKETS; i++)
+		list_for_each_entry_safe (o, next, &srv->offers[i], link) {
+			scsi_lu_unref(o->lu);
+			free(o);
+		}
 	mutex_destroy(&srv->lock);
 	free(srv);
 }

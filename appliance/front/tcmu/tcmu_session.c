@@ -3,6 +3,10 @@
  * The kernel notifies for each command. The first notification has the reactor look at the ring in
  * every turn, until it goes to sleep; all that ended in a turn is told with one kick. A kick makes
  * the kernel copy what was read, on our thread.
+ *
+ * A command that must not be carried out twice keeps its entry until it has ended (tcmu_ring.h). If
+ * that is the next to be given back, what else has ended waits. It does not wait for others itself:
+ * its answer, too, goes into whatever entry is next.
  */
 #include "front/tcmu/tcmu_session_private.h"
 
@@ -39,24 +43,47 @@ void tcmu_session_fail(struct tcmu_session *s, const char *what)
 static void kick(struct reactor_task *t)
 {
 	struct tcmu_session *s = container_of(t, struct tcmu_session, kick);
-	static const uint32_t any = 0;
 
-	while (write(s->channel.fd, &any, sizeof(any)) < 0 && errno == EINTR)
-		;
+	tcmu_kernel_kick(&s->channel);
 	try_end(s);
 }
 
-void tcmu_session_tell(struct tcmu_session *s, const struct tcmu_result *r)
+/* Whose answer may go into the next entry; NULL: nobody's. */
+static struct tcmu_cmd *next_to_tell(struct tcmu_session *s)
 {
+	struct tcmu_cmd *first;
+
+	if (!s->broken && !list_empty(&s->once)) {
+		first = container_of(s->once.next, struct tcmu_cmd, once_link);
+		if (tcmu_ring_is_next(&s->ring, first->at))
+			return first->ended ? first : NULL;
+	}
+	return list_empty(&s->untold) ? NULL : container_of(s->untold.next, struct tcmu_cmd, link);
+}
+
+static void tell(struct tcmu_cmd *c)
+{
+	struct tcmu_session *s = c->session;
 	const char *what;
 
-	if (s->broken)
-		return;
-	if (tcmu_ring_complete(&s->ring, r, &what)) {
+	if (!s->broken && tcmu_ring_complete(&s->ring, &c->result, &what))
 		tcmu_session_fail(s, what);
-		return;
-	}
+	list_del(&c->link);
+	list_del(&c->once_link);
+	atomic_store_explicit(&s->inflight, --s->n_live, memory_order_relaxed);
+	tcmu_command_put(c);
 	reactor_defer(s->reactor, &s->kick);
+}
+
+void tcmu_session_tell(struct tcmu_cmd *c)
+{
+	struct tcmu_session *s = c->session;
+
+	c->ended = true;
+	list_del(&c->link);
+	list_add_tail(&s->untold, &c->link);
+	while ((c = next_to_tell(s)))
+		tell(c);
 }
 
 void tcmu_session_ended_one(struct tcmu_session *s)
@@ -90,23 +117,31 @@ static void work(struct reactor_poller *p)
 	struct tcmu_session *s = container_of(p, struct tcmu_session, poller);
 	const char *what = NULL;
 	struct tcmu_entry e;
+	bool starved = false;
+	struct tcmu_cmd *c;
 	unsigned n = 0;
 	int got = 0;
 
 	if (tcmu_guard_hit(s->channel.guard))
 		tcmu_session_fail(s, "the kernel took back data that were in use");
 	for (; n < BATCH && s->state == TCMU_RUNNING && s->n_live < TCMU_DEPTH; n++) {
+		c = tcmu_command_get(s);
+		starved = !c; /* then commands wait in the ring, and we look again */
+		if (starved)
+			break;
 		got = tcmu_ring_take(&s->ring, &e, &what);
 		if (got == TCMU_TAKEN_CMD)
-			tcmu_command_start(s, &e);
-		else if (got == TCMU_TAKEN_TMR)
-			tcmu_abort_take(s, &e);
+			tcmu_command_start(c, &e);
 		else
+			tcmu_command_put(c);
+		if (got == TCMU_TAKEN_TMR)
+			tcmu_abort_take(s, &e);
+		else if (got != TCMU_TAKEN_CMD)
 			break;
 	}
 	if (got < 0)
 		tcmu_session_fail(s, what);
-	s->idle_turns = n ? 0 : s->idle_turns + 1;
+	s->idle_turns = n || starved ? 0 : s->idle_turns + 1;
 	if (s->idle_turns >= IDLE_TURNS)
 		reactor_poller_remove(p);
 }
@@ -248,6 +283,8 @@ static void init(struct tcmu_session *s, const struct tcmu_session_options *opt)
 	reactor_task_init(&s->kick, kick);
 	list_init(&s->live);
 	list_init(&s->spare);
+	list_init(&s->untold);
+	list_init(&s->once);
 	list_init(&s->aborts);
 	s->start_msg.fn = start_run;
 	s->stop_msg.fn = stop_run;

@@ -11,11 +11,15 @@
 struct tcmu_cmd {
 	struct scsi_cmd scsi;
 	struct tcmu_session *session;
-	struct list_node link; /* session->live, in order of arrival; session->spare */
-	uint64_t seq;	       /* of arrival */
+	struct list_node link;	    /* session->live, in order of arrival; ->untold; ->spare */
+	struct list_node once_link; /* session->once */
+	uint64_t seq;		    /* of arrival */
+	uint32_t at;		    /* its entry, offset in the ring */
 	uint16_t id;
-	bool waiting; /* for memory of data-out */
-	bool aborted; /* by others: ends with TASK ABORTED */
+	bool ended;
+	struct tcmu_result result; /* then */
+	bool waiting;		   /* for memory of data-out */
+	bool aborted;		   /* by others: ends with TASK ABORTED */
 	struct iobuf_waiter mem_wait;
 	uint8_t cdb[TCMU_RING_CDB_MAX];
 	/* its data in the map: */
@@ -47,7 +51,9 @@ struct tcmu_session {
 	unsigned idle_turns;
 	struct reactor_task kick; /* tells the kernel what has ended, once a turn */
 	struct list_node live, spare;
-	unsigned n_live, n_spare;
+	struct list_node untold;  /* have ended: the next entry is one's of @once */
+	struct list_node once;	  /* commands not to be carried out twice, live or ended */
+	unsigned n_live, n_spare; /* n_live: with those that have ended */
 	uint64_t seq;
 	struct list_node aborts; /* struct tcmu_abort, waiting for commands to end */
 	unsigned n_tmfs;	 /* device server's task management on its way */
@@ -62,8 +68,12 @@ struct tcmu_session {
 };
 
 /* tcmu_command.c */
+/** For a command that is going to be taken, or NULL. */
+struct tcmu_cmd *tcmu_command_get(struct tcmu_session *s);
+/** Of one that was not taken, or that was told. */
+void tcmu_command_put(struct tcmu_cmd *c);
 /** Carries out the command just taken; it ends now or later. */
-void tcmu_command_start(struct tcmu_session *s, const struct tcmu_entry *e);
+void tcmu_command_start(struct tcmu_cmd *c, const struct tcmu_entry *e);
 /** Aborts @c; it ends soon. */
 void tcmu_command_abort(struct tcmu_cmd *c);
 void tcmu_command_free_spare(struct tcmu_session *s);
@@ -73,8 +83,8 @@ void tcmu_command_free_spare(struct tcmu_session *s);
 void tcmu_session_fail(struct tcmu_session *s, const char *what);
 /** A command has ended: whoever has waited for it goes on. */
 void tcmu_session_ended_one(struct tcmu_session *s);
-/** Tells the kernel how a command ended. */
-void tcmu_session_tell(struct tcmu_session *s, const struct tcmu_result *r);
+/** @c has ended, with its result: tells the kernel, maybe later, and puts it. */
+void tcmu_session_tell(struct tcmu_cmd *c);
 
 /* tcmu_abort.c */
 extern const struct scsi_nexus_ops tcmu_nexus_ops;

@@ -9,6 +9,7 @@
 #include "base/endian.h"
 #include "fake_tcmu.h"
 #include "front/tcmu/tcmu_guard.h"
+#include "front/tcmu/tcmu_ring.h"
 #include "front/tcmu/tcmu_session.h"
 #include "scsi_harness.h"
 
@@ -288,6 +289,98 @@ static void aborts_of_both_sides_come_through(void **state)
 	stop(f);
 }
 
+/* A write to block 5 that has its blocks until it is let go. Its reactor stands still. */
+struct holder {
+	struct reactor_msg msg;
+	struct lun *lun;
+	struct lun_io io;
+	struct iovec iov;
+	uint8_t data[BLOCK];
+	struct completion has, may_go, over;
+};
+
+static void hold(struct lun_io *io)
+{
+	struct holder *h = container_of(io, struct holder, io);
+
+	completion_done(&h->has);
+	completion_wait(&h->may_go);
+}
+
+static void held_write_ended(struct lun_io *io)
+{
+	completion_done(&container_of(io, struct holder, io)->over);
+}
+
+static void start_held_write(struct reactor_msg *m)
+{
+	struct holder *h = container_of(m, struct holder, msg);
+
+	lun_submit(h->lun, &h->io);
+}
+
+static void an_entry_of_what_is_done_once_is_for_its_own_answer(void **state)
+{
+	struct fixture *f = *state;
+	struct holder h = {.msg.fn = start_held_write, .lun = f->w->lun};
+	uint8_t cdb[16] = {SCSI_COMPARE_AND_WRITE, [9] = 5, [13] = 1};
+	const struct iovec out = fake_iov(&f->k, 0, 2 * BLOCK);
+	uint16_t first, once, more[2];
+	uint32_t at;
+
+	h.iov = (struct iovec){h.data, BLOCK};
+	h.io = (struct lun_io){.op = LUN_WRITE,
+			       .off = 5 * BLOCK,
+			       .len = BLOCK,
+			       .iov = &h.iov,
+			       .niov = 1,
+			       .reg_index = -1,
+			       .reactor = reactor_set_get(f->w->set, 1),
+			       .settled = hold,
+			       .done = held_write_ended};
+	completion_init(&h.has);
+	completion_init(&h.may_go);
+	completion_init(&h.over);
+	reactor_post(h.io.reactor, &h.msg);
+	completion_wait(&h.has);
+
+	memset(fake_data(&f->k, BLOCK), 'n', BLOCK);
+	first = fake_push(&f->k, CDB(0, 0, 0, 0, 0, 0), NULL, 0);
+	at = f->k.head;
+	once = fake_push(&f->k, cdb, 16, &out, 1);
+	more[0] = fake_push(&f->k, CDB(0, 0, 0, 0, 0, 0), NULL, 0);
+	more[1] = fake_push(&f->k, CDB(0, 0, 0, 0, 0, 0), NULL, 0);
+	fake_notify(&f->k);
+	assert_int_equal(fake_wait(&f->k, first)->status, SCSI_GOOD);
+	/* The others were taken with it and have ended, but their answers would stand there. */
+	assert_false(f->k.responses[more[0]].there || f->k.responses[more[1]].there);
+	completion_done(&h.may_go);
+	completion_wait(&h.over);
+	assert_int_equal(fake_wait(&f->k, once)->status, SCSI_GOOD);
+	assert_int_equal(((struct tcmu_cmd_entry *)(f->k.map + FAKE_CMDR_OFF + at))->hdr.cmd_id,
+			 once);
+	assert_int_equal(f->k.responses[once].uflags, TCMU_MARK_DONE);
+	assert_int_equal(fake_wait(&f->k, more[0])->status, SCSI_GOOD);
+	assert_int_equal(fake_wait(&f->k, more[1])->status, SCSI_GOOD);
+	stop(f);
+}
+
+/* As its own data are there already: no mark of it is told. */
+static void what_does_not_compare_is_not_marked(void **state)
+{
+	struct fixture *f = *state;
+	uint8_t cdb[16] = {SCSI_COMPARE_AND_WRITE, [9] = 5, [13] = 1};
+	const struct iovec out = fake_iov(&f->k, 0, 2 * BLOCK);
+	const struct fake_response *r;
+
+	memset(fake_data(&f->k, 0), 'x', BLOCK);
+	r = run(f, cdb, 16, &out, 1);
+	assert_int_equal(r->status, SCSI_CHECK_CONDITION);
+	assert_int_equal(r->sense[2] & 0xf, SENSE_MISCOMPARE);
+	assert_int_equal(r->uflags, 0);
+	stop(f);
+}
+
 static void what_was_not_taken_waits_for_the_next(void **state)
 {
 	struct fixture *f = *state;
@@ -357,6 +450,8 @@ int main(void)
 		T(data_that_the_cdb_does_not_ask_for_are_refused),
 		T(many_commands_keep_their_data),
 		T(aborts_of_both_sides_come_through),
+		T(an_entry_of_what_is_done_once_is_for_its_own_answer),
+		T(what_does_not_compare_is_not_marked),
 		T(what_was_not_taken_waits_for_the_next),
 		T(a_broken_ring_ends_the_session),
 		T(a_device_that_is_taken_away_ends_the_session),

@@ -1,6 +1,8 @@
 #!/usr/bin/python3
 """What goes wrong in the in-tree target_core_user must not in ours: each case here is a mistake that was, or is, made there.
 
+    tcmu-bugs.py [--in-tree] [CASE]...      --in-tree: shows the mistake, one case a boot (scripts/vm --may-complain)
+
 check: kernels=6.1,6.12 seconds=600 soak
 """
 import contextlib
@@ -194,14 +196,16 @@ def a_command_that_waits_for_room_is_late_in_time_though_others_come_and_go():
 
 
 def main():
-    wanted = sys.argv[1:]
+    origin = "in-tree" if "--in-tree" in sys.argv else "ours"
+    wanted = [a for a in sys.argv[1:] if a != "--in-tree"]
     for f in CASES:
         if wanted and f.__name__ not in wanted:
             continue
+        begin = time.monotonic()
         try:
-            with lio.tcmu("ours"):
+            with lio.tcmu(origin):
                 f()
-            print(f"ok   {f.__name__}", flush=True)
+            print(f"ok   {f.__name__} ({time.monotonic() - begin:.0f} s)", flush=True)
         except Exception:
             print(f"FAIL {f.__name__}\n{traceback.format_exc()}", flush=True)
             os._exit(1)  # what it left behind would only confuse the next

@@ -8,6 +8,7 @@ check: kernels=6.1,6.12 seconds=900 soak
 """
 import contextlib
 import os
+import pathlib
 import threading
 import time
 
@@ -44,6 +45,11 @@ def load(disk, until):
             lio.scsi(disk, bytes([0x2A, 0, 0, 0, 0, 0, 0, 0, 64, 0]), data=bytes(64 * 512), seconds=60)
 
 
+def bring_back(disk):
+    """The SCSI layer takes a disk offline that has answered nonsense even to its error handling. So it should."""
+    pathlib.Path(f"/sys/block/{disk[5:]}/device/state").write_text("running")
+
+
 with lio.tcmu("ours"):
     made, loop = [lio.Backstore(f"h{n}", 8 * MIB, max_data_area_mb=4) for n in range(3)], lio.Loop()
     server = lio.Server("h")
@@ -71,6 +77,8 @@ with lio.tcmu("ours"):
         for name, value in (("block_dev", 1), ("reset_ring", 2), ("block_dev", 0)):
             (b.path / "action" / name).write_text(str(value))
     server = lio.Server("h")
+    for d in disks[:2]:
+        bring_back(d)
     lio.wait_for("both devices to work again", lambda: all(lio.read_blocks(d, 0, 1024) for d in disks[:2]))
     server.stop()
     loop.remove()
