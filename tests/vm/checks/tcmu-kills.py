@@ -98,23 +98,21 @@ def under_load(disk, count):
 
 def lost_questions(ebb):
     """ebbd stands still until more messages have come than it can hear, and then hears that it has lost some."""
-    before = (DIR / "log").read_text().count("tcmu.netlink")
+    before = (DIR / "log").read_text().count("tcmu.netlink ")
     ebb.process.send_signal(signal.SIGSTOP)
     for n in range(100):
         lio.Backstore(f"noise{n}", MIB, config="other/none", nl_reply_supported=-1).remove()
     asked = lio.background(lio.Backstore, "late", LUNS["count"], config="ebb/count", nl_reply_supported=1)
     lio.wait_for("the question", lambda: lio.find_uio("late"))
     ebb.process.send_signal(signal.SIGCONT)
-    lio.wait_for("ebbd to hear of it", lambda: (DIR / "log").read_text().count("tcmu.netlink") > before)
-    assert isinstance(asked.exception(120), OSError), "it is answered: nothing was lost"
-    (lio.CORE / "user_0/late").rmdir()
-    # And it can be done again.
-    again = lio.background(lio.Backstore, "late", LUNS["count"], config="ebb/count", nl_reply_supported=1).result(120)
-    lio.background(again.remove).result(120)
+    lio.wait_for("ebbd to hear of it", lambda: (DIR / "log").read_text().count("tcmu.netlink ") > before)
+    # Who asked fails (EINTR), long before the kernel would give up; Python's write() then asks again, and is heard.
+    asked.result(150).remove()
 
 
 DIR.mkdir()
 MOUNT.mkdir()
+pathlib.Path("/proc/sys/net/core/rmem_default").write_text("16384")  # ebbd's netlink socket holds but a few messages
 lio.run("modprobe", "-a", "ext4", "crc32c")
 with lio.tcmu("ours"):
     first = Ebb()
