@@ -143,6 +143,11 @@ struct block_open_options {
 int block_open_file(const struct block_open_options *opt, struct block_store **ret_store,
 		    struct reason *why);
 void block_close(struct block_store *s);
+/**
+ * Whether opening the file @path would be refused because somebody has locked it; *@ret_pid: who, 0
+ * when that cannot be seen. Opens and looks, nothing more; false too when that fails. Blocks.
+ */
+bool block_file_user(const char *path, bool read_only, pid_t *ret_pid);
 /** Range, read-only and op checks, then ops->submit. Completion may come before it returns. */
 void block_submit(struct block_store *s, struct block_io *io);
 /** The same, synchronously. io->reactor and io->done are not used. */

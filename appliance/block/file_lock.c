@@ -15,6 +15,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 
@@ -63,23 +64,38 @@ static bool process_has_lock(const char *pid, uint64_t ino)
 	return false;
 }
 
-/* Writes " (pid N)" or "" to @buf. */
-static void find_holder(int fd, char *buf, size_t len)
+/* The process that has the file of @fd locked; 0: none that we may look at. */
+static pid_t find_holder(int fd)
 {
 	_cleanup_(cleanup_closedir) DIR *d = opendir("/proc");
 	struct dirent *e;
 	struct stat st;
 
-	buf[0] = '\0';
 	if (!d || fstat(fd, &st) < 0)
-		return;
+		return 0;
 	while ((e = readdir(d))) {
 		if (!isdigit((unsigned char)e->d_name[0]) ||
 		    !process_has_lock(e->d_name, (uint64_t)st.st_ino))
 			continue;
-		snprintf(buf, len, " (pid %.20s)", e->d_name);
-		return;
+		return (pid_t)strtol(e->d_name, NULL, 10);
 	}
+	return 0;
+}
+
+static struct flock whole_file(bool read_only)
+{
+	return (struct flock){.l_type = read_only ? F_RDLCK : F_WRLCK, .l_whence = SEEK_SET};
+}
+
+bool block_file_user(const char *path, bool read_only, pid_t *ret_pid)
+{
+	_cleanup_close_ int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+	struct flock fl = whole_file(read_only);
+
+	if (fd < 0 || fcntl(fd, F_OFD_GETLK, &fl) || fl.l_type == F_UNLCK)
+		return false;
+	*ret_pid = find_holder(fd);
+	return true;
 }
 
 /*
@@ -89,17 +105,19 @@ static void find_holder(int fd, char *buf, size_t len)
  */
 int file_lock(int fd, const char *path, bool read_only, struct reason *why)
 {
-	struct flock fl = {.l_type = read_only ? F_RDLCK : F_WRLCK, .l_whence = SEEK_SET};
+	struct flock fl = whole_file(read_only);
 	uint64_t until = clock_now_ns() + PATIENCE_NS;
-	char holder[40];
+	char who[40];
+	pid_t holder;
 
 	while (fcntl(fd, F_OFD_SETLK, &fl)) {
 		if (errno != EAGAIN && errno != EACCES)
 			return reason_set(why, errno, "%s: cannot lock: %s", path, strerror(errno));
-		find_holder(fd, holder, sizeof(holder));
-		if (holder[0] || clock_now_ns() > until)
+		holder = find_holder(fd);
+		snprintf(who, sizeof(who), holder ? " (pid %d)" : "", (int)holder);
+		if (holder || clock_now_ns() > until)
 			return reason_set(why, EBUSY, "%s: in use by another instance%s", path,
-					  holder);
+					  who);
 		poll(NULL, 0, 10);
 	}
 	return 0;

@@ -7,6 +7,7 @@
 #include <jansson.h>
 
 #include "base/reason.h"
+#include "control/config.h"
 
 enum { EXIT_DONE = 0, EXIT_REFUSED = 1, EXIT_USAGE = 2 };
 
@@ -18,7 +19,10 @@ struct cli_options {
 
 /** `ebb serve`; @argv[0] is "serve". Returns the exit code. */
 int cli_serve(int argc, char **argv, const struct cli_options *global);
-extern const char cli_serve_help[];
+/** Adds the LUN that @arg, "FILE[,OPTION...]", describes. -EINVAL or -ENOMEM with the reason. */
+int cli_add_file(struct config *cfg, const char *arg, struct reason *why);
+/** `ebb doctor`; as cli_serve(). */
+int cli_doctor(int argc, char **argv, const struct cli_options *global);
 
 /* --- asking the daemon (client.c) --- */
 

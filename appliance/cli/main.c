@@ -12,6 +12,16 @@
 #include "cli/cli.h"
 #include "cli/commands.h"
 
+/* Commands that are no question to the daemon alone. */
+static const struct {
+	const char *name, *summary;
+	int (*run)(int argc, char **argv, const struct cli_options *global);
+} own[] = {
+	{"serve", "serve files in the foreground, with no configuration", cli_serve},
+	{"doctor", "what keeps an appliance from working, with the cures", cli_doctor},
+};
+#define N_OWN (sizeof(own) / sizeof(own[0]))
+
 static const char help_head[] = "Usage: ebb [--json] [--socket PATH] COMMAND [ARGUMENTS]\n"
 				"\n"
 				"Commands:\n";
@@ -28,7 +38,8 @@ static const char help_tail[] =
 static void print_general_help(FILE *f)
 {
 	fputs(help_head, f);
-	fprintf(f, "  %-15s %s\n", "serve", "serve files in the foreground, with no configuration");
+	for (unsigned i = 0; i < N_OWN; i++)
+		fprintf(f, "  %-15s %s\n", own[i].name, own[i].summary);
 	for (unsigned i = 0; i < n_commands; i++)
 		fprintf(f, "  %-15s %s\n", commands[i].name, commands[i].summary);
 	fputs(help_tail, f);
@@ -97,8 +108,9 @@ int main(int argc, char **argv)
 	argv += optind;
 	if (!argc)
 		return usage("no command given", NULL);
-	if (!strcmp(argv[0], "serve"))
-		return cli_serve(argc, argv, &opt);
+	for (unsigned i = 0; i < N_OWN; i++)
+		if (!strcmp(argv[0], own[i].name))
+			return own[i].run(argc, argv, &opt);
 	for (unsigned i = 0; i < n_commands; i++) {
 		int words = match(&commands[i], argc, argv);
 

@@ -27,14 +27,8 @@ static const char *format_bytes(const json_t *o, const char *key, char *buf, siz
 
 	if (!v)
 		return NULL;
-	/* Sizes of LUNs are exact; what is measured is rounded to a tenth of its unit. */
-	for (int shift = 40; shift >= 10; shift -= 10)
-		if (n >> shift && n & ((1ull << shift) - 1) && strcmp(key, "size")) {
-			snprintf(buf, size, "%.1f%c", (double)n / (double)(1ull << shift),
-				 "KMGT"[shift / 10 - 1]);
-			return buf;
-		}
-	size_format(n, buf, size);
+	/* Sizes of LUNs are exact; what is measured is rounded. */
+	(strcmp(key, "size") ? size_format_about : size_format)(n, buf, size);
 	return buf;
 }
 

@@ -160,10 +160,10 @@ static int set_option(struct config_lun *l, const char *opt, struct reason *why)
 	return reason_set(why, EINVAL, "unknown option '%s'", opt);
 }
 
-static int add_file(struct serve *s, const char *arg, struct reason *why)
+int cli_add_file(struct config *cfg, const char *arg, struct reason *why)
 {
 	_cleanup_free_ char *copy = strdup(arg);
-	struct config_lun *l = config_add_lun(s->cfg);
+	struct config_lun *l = config_add_lun(cfg);
 	char *rest = copy, *part;
 	const char *key;
 	int ret;
@@ -301,7 +301,7 @@ static int parse(struct serve *s, int argc, char **argv, bool *ret_help, struct 
 	if (optind == argc)
 		return reason_set(why, EINVAL, "no FILE given");
 	for (; optind < argc; optind++) {
-		ret = add_file(s, argv[optind], why);
+		ret = cli_add_file(s->cfg, argv[optind], why);
 		if (ret)
 			return ret;
 	}

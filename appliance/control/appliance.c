@@ -248,9 +248,14 @@ int appliance_apply(struct appliance *app, struct plan **ret_done, struct reason
 /* --- start --- */
 
 /* A LUN holds its file open; a second one while it is reopened or grown. */
+unsigned long long appliance_files_needed(unsigned luns)
+{
+	return FDS_OTHER + (unsigned long long)luns * FDS_PER_LUN;
+}
+
 static int raise_file_limit(const struct config *cfg, struct reason *why)
 {
-	unsigned long long need = FDS_OTHER + (unsigned long long)cfg->luns_count * FDS_PER_LUN;
+	unsigned long long need = appliance_files_needed(cfg->luns_count);
 	struct rlimit lim;
 
 	if (getrlimit(RLIMIT_NOFILE, &lim) < 0)

@@ -38,6 +38,8 @@ struct appliance_options {
 	bool lenient;
 };
 
+/** How many files an appliance with @luns LUNs must be allowed to open (RLIMIT_NOFILE). */
+unsigned long long appliance_files_needed(unsigned luns);
 /**
  * Takes @cfg over on success. Blocks until LUNs are open, portals listen and nbdkit serves.
  * Raises RLIMIT_NOFILE to its hard limit; -EMFILE when the declared LUNs do not fit in it.

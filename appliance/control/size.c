@@ -80,3 +80,19 @@ void size_format(uint64_t bytes, char *buf, size_t len)
 	}
 	snprintf(buf, len, "%llu", (unsigned long long)bytes);
 }
+
+void size_format_about(uint64_t bytes, char *buf, size_t len)
+{
+	for (int power = 5; power > 0; power--) {
+		int shift = 10 * power;
+
+		if (bytes >> shift && bytes & ((1ull << shift) - 1)) {
+			snprintf(buf, len, "%.1f%c", (double)bytes / (double)(1ull << shift),
+				 units[power - 1]);
+			return;
+		}
+		if (bytes >> shift)
+			break;
+	}
+	size_format(bytes, buf, len);
+}

@@ -11,3 +11,5 @@
 int size_parse(const char *text, uint64_t *ret_bytes, struct reason *why);
 /** Writes @bytes with the largest unit that needs at most one decimal: "1G", "1.5G", "513". */
 void size_format(uint64_t bytes, char *buf, size_t len);
+/** The same, rounded to a tenth of the unit: what is measured. */
+void size_format_about(uint64_t bytes, char *buf, size_t len);

@@ -456,21 +456,31 @@ static void *controller_main(void *arg)
 
 /* --- life --- */
 
-void budget_defaults(struct budget_spec *ret_spec)
+void budget_look(const char *proc, const char *cgroup, struct budget_room *ret_room)
 {
-	struct budget_spec spec = {0};
+	struct budget_spec spec = {.proc = proc, .cgroup = cgroup};
 	struct sense_place places[SENSE_PLACES];
-	uint64_t size = UINT64_MAX;
 	struct sense *s;
 	unsigned n = 0;
 
+	*ret_room = (struct budget_room){UINT64_MAX, UINT64_MAX, false};
 	if (!sense_open(&spec, &s)) {
 		n = sense_read(s, places);
 		sense_close(s);
 	}
 	for (unsigned i = 0; i < n; i++)
-		size = min_u64(size, places[i].size);
-	spec.ceiling = n ? size / 2 : 2 * FLOOR_DEFAULT;
+		if (places[i].size < ret_room->size)
+			*ret_room = (struct budget_room){places[i].size, places[i].available,
+							 places[i].cause == BUDGET_CAUSE_CGROUP};
+}
+
+void budget_defaults(struct budget_spec *ret_spec)
+{
+	struct budget_spec spec = {0};
+	struct budget_room room;
+
+	budget_look(NULL, NULL, &room);
+	spec.ceiling = room.size != UINT64_MAX ? room.size / 2 : 2 * FLOOR_DEFAULT;
 	spec.floor = min_u64(FLOOR_DEFAULT, spec.ceiling);
 	*ret_spec = spec;
 }

@@ -89,6 +89,13 @@ struct budget_spec {
  * ceiling is half of what the host or the cgroup has, the floor 64 MiB; everything else is 0.
  */
 void budget_defaults(struct budget_spec *ret_spec);
+/** The narrowest place that we live in. */
+struct budget_room {
+	uint64_t size, available; /* bytes; available: without swapping */
+	bool cgroup;		  /* a control group's limit; else the host's memory */
+};
+/** Looks, with @proc and @cgroup as in struct budget_spec. Nothing to be seen: UINT64_MAX bytes. */
+void budget_look(const char *proc, const char *cgroup, struct budget_room *ret_room);
 /** Starts the controller. -EINVAL, -ENOMEM, -EAGAIN. No PSI is no error: budget_stats says so. */
 int budget_create(const struct budget_spec *spec, struct budget **ret_b, struct reason *why);
 /** All pools are removed. Joins the controller. NULL is fine. */
