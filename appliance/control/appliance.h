@@ -110,6 +110,8 @@ json_t *appliance_report_luns(struct appliance *app);
 /** Who holds memory, and what was given back: see docs/budget.md. */
 json_t *appliance_report_memory(struct appliance *app);
 json_t *appliance_report_lun(struct appliance *app, const char *name);
+/** Counters of all LUNs, and the budget, with the time: what rates are made of. */
+json_t *appliance_report_counters(struct appliance *app);
 json_t *appliance_report_sessions(struct appliance *app);
 /** What the kernel's target is to export, secrets included: docs/lio.md tells its form. */
 json_t *appliance_report_lio(struct appliance *app);

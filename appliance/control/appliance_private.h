@@ -96,6 +96,11 @@ void app_drop_all(struct appliance *app);
 struct app_lun *app_find_lun(struct appliance *app, const char *name);
 struct app_target *app_find_target(struct appliance *app, const char *iqn);
 
+/* --- reports (report_lun.c) --- */
+
+/** All that is counted of a LUN. */
+json_t *app_report_lun_counters(struct lun *lun);
+
 /* --- users of LUNs (appliance_users.c) --- */
 
 /** Who has LUNs open: sessions by target; clients of the port, TCMU devices by LUN. Sorted. */

@@ -51,6 +51,12 @@ static int do_lun_show(struct appliance *app, const struct protocol_request *req
 	return give(o, ret_result, why);
 }
 
+static int do_lun_counters(struct appliance *app, const struct protocol_request *req,
+			   json_t **ret_result, struct reason *why)
+{
+	return give(appliance_report_counters(app), ret_result, why);
+}
+
 static int read_mode(const struct protocol_request *req, enum block_mode *ret_mode,
 		     struct reason *why)
 {
@@ -221,6 +227,7 @@ static const handler_fn handlers[METHOD_COUNT] = {
 	[METHOD_STATUS] = do_status,
 	[METHOD_LUN_LIST] = do_lun_list,
 	[METHOD_LUN_SHOW] = do_lun_show,
+	[METHOD_LUN_COUNTERS] = do_lun_counters,
 	[METHOD_LUN_CREATE] = do_lun_create,
 	[METHOD_LUN_RESIZE] = do_lun_resize,
 	[METHOD_LUN_DELETE] = do_lun_delete,

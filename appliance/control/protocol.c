@@ -25,6 +25,7 @@ static const struct method methods[METHOD_COUNT] = {
 	[METHOD_STATUS] = {"status", false, {{NULL}}},
 	[METHOD_LUN_LIST] = {"lun.list", false, {{NULL}}},
 	[METHOD_LUN_SHOW] = {"lun.show", false, {{"name", KIND_STRING, true}}},
+	[METHOD_LUN_COUNTERS] = {"lun.counters", false, {{NULL}}},
 	[METHOD_LUN_CREATE] = {"lun.create",
 			       true,
 			       {{"name", KIND_STRING, true},

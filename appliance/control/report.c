@@ -13,8 +13,6 @@
 #include "control/appliance_private.h"
 #include "control/json_text.h"
 
-static const char *const class_name[LUN_CLASS_COUNT] = {"read", "write", "unmap", "flush", "other"};
-
 /* "iscsi://…" of LUN @number of @iqn at a portal; a wildcard is reached on loopback. */
 static void format_iscsi_url(const char *portal, const char *iqn, unsigned number, char *buf,
 			     size_t size)
@@ -229,26 +227,6 @@ json_t *appliance_report_luns(struct appliance *app)
 	return NULL;
 }
 
-static json_t *counters_to_json(struct lun_counters *c)
-{
-	json_t *o = json_object();
-
-	for (int i = 0; i < LUN_CLASS_COUNT; i++) {
-		const struct metric_hist *h = &c->latency[i];
-
-		json_object_set_new(o, class_name[i],
-				    json_pack("{s:I, s:I, s:I, s:I, s:I}", "ops",
-					      (json_int_t)metric_read(&c->ops[i]), "bytes",
-					      (json_int_t)metric_read(&c->bytes[i]), "errors",
-					      (json_int_t)metric_read(&c->errors[i]), "p50_us",
-					      (json_int_t)metric_hist_quantile_us(h, 0.5), "p99_us",
-					      (json_int_t)metric_hist_quantile_us(h, 0.99)));
-	}
-	json_object_set_new(o, "inflight", json_integer((json_int_t)metric_read(&c->inflight)));
-	json_object_set_new(o, "conflicts", json_integer((json_int_t)metric_read(&c->conflicts)));
-	return o;
-}
-
 static void add_urls(struct appliance *app, const struct snapshot *s, const char *name,
 		     json_t *list)
 {
@@ -316,7 +294,7 @@ json_t *appliance_report_lun(struct appliance *app, const char *name)
 		add_urls(app, &s, name, urls);
 		json_object_set_new(o, "mode_reason", json_text(info.why ? info.why : ""));
 		json_object_set_new(o, "urls", urls);
-		json_object_set_new(o, "counters", counters_to_json(lun_counters(s.luns[i])));
+		json_object_set_new(o, "counters", app_report_lun_counters(s.luns[i]));
 		json_object_set_new(o, "cache", report_lun_cache(s.luns[i]));
 		why = lun_uncached_reason(s.luns[i]);
 		if (why)
@@ -359,15 +337,17 @@ static json_t *iscsi_session(const struct iscsi_session_info *i)
 	char id[32];
 
 	snprintf(id, sizeof(id), "iscsi-%llu", (unsigned long long)i->id);
-	return json_pack("{s:s, s:s, s:o, s:o, s:o, s:o, s:o, s:f, s:I, s:I, s:I, s:I, s:b, s:b}",
+	return json_pack("{s:s, s:s, s:o, s:o, s:o, s:o, s:o, s:f, s:I, s:I, s:I, s:I, s:f, s:f, "
+			 "s:b, s:b}",
 			 "id", id, "protocol", "iscsi", "client", json_text(i->initiator), "export",
 			 json_text(i->target), "address", json_text(i->address), "portal",
 			 json_text(i->portal), "user", json_text(i->user), "age_s",
 			 (double)(clock_now_ns() - i->since_ns) / (double)NSEC_PER_SEC, "commands",
 			 (json_int_t)i->commands, "inflight", (json_int_t)i->inflight, "read_bytes",
 			 (json_int_t)i->read_bytes, "write_bytes", (json_int_t)i->write_bytes,
-			 "header_digest", i->params.header_digest, "data_digest",
-			 i->params.data_digest);
+			 "receive_s", (double)i->receive_ns / (double)NSEC_PER_SEC, "send_s",
+			 (double)i->send_ns / (double)NSEC_PER_SEC, "header_digest",
+			 i->params.header_digest, "data_digest", i->params.data_digest);
 }
 
 static json_t *port_session(const struct port_client_info *c)

@@ -64,6 +64,15 @@ void metrics_copy_durations(struct metric_durations *to, const struct metric_his
 	to->sum_ns = metric_read(&from->sum_ns);
 }
 
+uint64_t metrics_count_durations(const struct metric_durations *d)
+{
+	uint64_t n = 0;
+
+	for (int i = 0; i < METRIC_HIST_BUCKETS; i++)
+		n += d->bucket[i];
+	return n;
+}
+
 void metrics_free(struct metrics *m)
 {
 	for (int g = 0; g < METRIC_GROUPS_COUNT; g++)
@@ -81,9 +90,10 @@ void metrics_free(struct metrics *m)
 static const struct {
 	unsigned bucket; /* the last one of struct metric_hist that belongs */
 	const char *le;	 /* 2^bucket us */
+	bool coarse;	 /* told of coarse histograms too */
 } bounds[] = {
-	{5, "3.2e-05"},	  {7, "0.000128"},  {9, "0.000512"},  {11, "0.002048"},
-	{13, "0.008192"}, {16, "0.065536"}, {19, "0.524288"},
+	{6, "6.4e-05", false},	{8, "0.000256", false}, {10, "0.001024", false},
+	{13, "0.008192", true}, {16, "0.065536", true},
 };
 
 /* NAME[SUFFIX]{LABELS[,le="LE"]} and a space; @labels may be NULL. */
@@ -119,6 +129,8 @@ static void put_histogram(struct text *out, const struct metric *row, const char
 	for (size_t i = 0; i < sizeof(bounds) / sizeof(bounds[0]); i++) {
 		while (next <= bounds[i].bucket)
 			seen += d->bucket[next++];
+		if (d->coarse && !bounds[i].coarse)
+			continue;
 		put_name(out, row->name, "_bucket", labels, bounds[i].le);
 		text_put_u64(out, seen);
 		text_putc(out, '\n');

@@ -37,9 +37,13 @@
 	X(lun, "lun")                                         \
 	X(lun_info, "lun, uuid, path")                        \
 	X(lun_op, "lun, op")                                  \
+	X(lun_stage, "lun, op, stage")                        \
+	X(lun_shape, "lun, op, size, alignment")              \
+	X(lun_command, "lun, command")                        \
 	X(lun_cache, "lun")                                   \
 	X(lun_tier, "lun, tier")                              \
 	X(session, "session, initiator")                      \
+	X(session_stage, "session, initiator, stage")         \
 	X(session_info, "session, protocol, export, address") \
 	X(iscsi, "")                                          \
 	X(port, "")                                           \
@@ -70,7 +74,10 @@ enum metric_group {
 struct metric_durations {
 	uint64_t bucket[METRIC_HIST_BUCKETS];
 	uint64_t sum_ns;
+	bool coarse; /* half as many bounds are told */
 };
+/** How many durations were counted. */
+uint64_t metrics_count_durations(const struct metric_durations *d);
 
 /*
  * --- records: each begins with its labels, as metrics_label() made them ---
@@ -84,7 +91,7 @@ struct build_record {
 
 struct process_record {
 	size_t labels;
-	uint64_t resident, virtual, cpu_ns, start_ns, open_files, max_files;
+	uint64_t resident, virtual, cpu_ns, start_ns, open_files, max_files, threads, major_faults;
 };
 
 struct reactor_record {
@@ -95,7 +102,7 @@ struct reactor_record {
 
 struct lun_record {
 	size_t labels;
-	uint64_t size, inflight, conflicts;
+	uint64_t size, inflight, conflicts, miscompares;
 };
 
 struct lun_info_record {
@@ -106,6 +113,21 @@ struct lun_op_record {
 	size_t labels;
 	uint64_t ops, bytes, errors;
 	struct metric_durations latency;
+};
+
+struct lun_stage_record {
+	size_t labels;
+	uint64_t ns;
+};
+
+struct lun_shape_record {
+	size_t labels;
+	uint64_t ops;
+};
+
+struct lun_command_record {
+	size_t labels;
+	uint64_t ops;
 };
 
 struct lun_cache_record {
@@ -121,6 +143,11 @@ struct lun_tier_record {
 struct session_record {
 	size_t labels;
 	uint64_t since_ns, commands, inflight, read_bytes, written_bytes, errors;
+};
+
+struct session_stage_record {
+	size_t labels;
+	uint64_t ns;
 };
 
 struct session_info_record {

@@ -53,25 +53,28 @@ static uint64_t count_open_files(void)
 	return n - 3; /* "." and "..", and the folder itself */
 }
 
-/* When the process was started, since the epoch: /proc has it in ticks since boot. */
-static uint64_t process_start(void)
+/* Threads, major faults, and when it was started: /proc has it in ticks since boot. */
+static void read_stat(struct process_record *r)
 {
 	_cleanup_fclose_ FILE *f = fopen("/proc/self/stat", "re");
 	uint64_t hz = (uint64_t)sysconf(_SC_CLK_TCK), up;
-	unsigned long long ticks;
+	unsigned long long faults, threads, ticks;
 	char line[1024] = "";
 	const char *p;
 
+	r->start_ns = r->threads = r->major_faults = METRIC_NONE;
 	if (!f || !fgets(line, sizeof(line), f))
-		return METRIC_NONE;
+		return;
 	p = strrchr(line, ')'); /* behind the name, which may have spaces */
 	if (!p || sscanf(p + 1,
-			 " %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %*u %*u %*d %*d %*d %*d "
-			 "%*d %*d %llu",
-			 &ticks) != 1)
-		return METRIC_NONE;
+			 " %*c %*d %*d %*d %*d %*d %*u %*u %*u %llu %*u %*u %*u %*d %*d %*d %*d "
+			 "%llu %*d %llu",
+			 &faults, &threads, &ticks) != 3)
+		return;
 	up = ticks / hz * NSEC_PER_SEC + ticks % hz * NSEC_PER_SEC / hz;
-	return since_epoch(clock_now_ns() - (clock_ns(CLOCK_BOOTTIME) - up));
+	r->start_ns = since_epoch(clock_now_ns() - (clock_ns(CLOCK_BOOTTIME) - up));
+	r->threads = threads;
+	r->major_faults = faults;
 }
 
 static void collect_process(struct metrics *m)
@@ -91,7 +94,7 @@ static void collect_process(struct metrics *m)
 	if (!getrlimit(RLIMIT_NOFILE, &files))
 		r->max_files = files.rlim_cur;
 	r->cpu_ns = clock_ns(CLOCK_PROCESS_CPUTIME_ID);
-	r->start_ns = process_start();
+	read_stat(r);
 	r->open_files = count_open_files();
 }
 
@@ -124,13 +127,91 @@ static void collect_op(struct metrics *m, size_t lun, const struct lun_counters 
 	struct lun_op_record *r =
 		metrics_add(m, METRIC_GROUP_lun_op, metrics_label(m, lun, "op", op_name[op]));
 
-	r->ops = metric_read(&c->ops[op]);
+	metrics_copy_durations(&r->latency, &c->latency[op]);
+	r->latency.coarse = op == LUN_CLASS_FLUSH;
+	r->ops = metrics_count_durations(&r->latency);
 	r->bytes = op == LUN_CLASS_FLUSH ? METRIC_NONE : metric_read(&c->bytes[op]);
 	r->errors = metric_read(&c->errors[op]);
-	if (r->ops && timed[op])
-		metrics_copy_durations(&r->latency, &c->latency[op]);
-	else
+	if (!r->ops || !timed[op])
 		r->latency.sum_ns = METRIC_NONE;
+}
+
+static void collect_stages(struct metrics *m, size_t lun, struct lun *l, int op)
+{
+	struct lun_stages s;
+
+	lun_get_stages(l, op, &s);
+	const struct {
+		const char *name;
+		uint64_t ns;
+	} stages[] = {{"queue", s.queue_ns}, {"cache", s.cache_ns}, {"disk", s.disk_ns}};
+	size_t labels = metrics_label(m, lun, "op", op_name[op]);
+
+	for (unsigned i = 0; i < sizeof(stages) / sizeof(stages[0]); i++) {
+		struct lun_stage_record *r;
+
+		if (!stages[i].ns)
+			continue;
+		r = metrics_add(m, METRIC_GROUP_lun_stage,
+				metrics_label(m, labels, "stage", stages[i].name));
+		r->ns = stages[i].ns;
+	}
+}
+
+/* Labels of requests of one size and alignment. */
+static size_t label_shape(struct metrics *m, size_t op, unsigned size, unsigned alignment)
+{
+	uint64_t most = lun_request_size(size);
+	char text[24] = "+Inf";
+	size_t labels;
+
+	if (most != UINT64_MAX)
+		snprintf(text, sizeof(text), "%llu", (unsigned long long)most);
+	labels = metrics_label(m, op, "size", text);
+	snprintf(text, sizeof(text), "%u", lun_request_alignment(alignment));
+	return metrics_label(m, labels, "alignment", text);
+}
+
+static void collect_shapes(struct metrics *m, size_t lun, const struct lun_detail *d, int op)
+{
+	size_t labels = metrics_label(m, lun, "op", op_name[op]);
+
+	for (unsigned s = 0; s < LUN_SIZES; s++)
+		for (unsigned a = 0; a < LUN_ALIGNMENTS; a++) {
+			uint64_t n = metric_read(&d->shapes[op][s][a]);
+			struct lun_shape_record *r;
+
+			if (!n)
+				continue;
+			r = metrics_add(m, METRIC_GROUP_lun_shape, label_shape(m, labels, s, a));
+			r->ops = n;
+		}
+}
+
+static void collect_commands(struct metrics *m, size_t lun, const struct lun_detail *d)
+{
+	for (int op = LUN_WRITE + 1; op < LUN_OP_COUNT; op++) {
+		uint64_t n = metric_read(&d->kinds[op]);
+		struct lun_command_record *r;
+
+		if (!n || op == LUN_FLUSH || op == LUN_UNMAP) /* classes of their own */
+			continue;
+		r = metrics_add(m, METRIC_GROUP_lun_command,
+				metrics_label(m, lun, "command", lun_op_name(op)));
+		r->ops = n;
+	}
+}
+
+_Static_assert((int)LUN_READ == LUN_CLASS_READ && (int)LUN_WRITE == LUN_CLASS_WRITE,
+	       "shapes of an op stand beside the counters of its class");
+
+static void collect_detail(struct metrics *m, size_t lun, struct lun *l)
+{
+	for (int op = LUN_CLASS_READ; op <= LUN_CLASS_WRITE; op++) {
+		collect_stages(m, lun, l, op);
+		collect_shapes(m, lun, lun_detail(l), op);
+	}
+	collect_commands(m, lun, lun_detail(l));
 }
 
 #define ONE_MORE(name, help) +1
@@ -166,11 +247,13 @@ static void collect_lun(struct metrics *m, struct lun *lun)
 	r->size = lun_size(lun);
 	r->inflight = metric_read(&c->inflight);
 	r->conflicts = metric_read(&c->conflicts);
+	r->miscompares = metric_read(&lun_detail(lun)->miscompares) ?: METRIC_NONE;
 	info = metrics_label(m, labels, "uuid", lun_identity(lun)->serial);
 	info = metrics_label(m, info, "path", lun_path(lun));
 	metrics_add(m, METRIC_GROUP_lun_info, info);
 	for (int op = 0; op < LUN_CLASS_COUNT; op++)
 		collect_op(m, labels, c, op);
+	collect_detail(m, labels, lun);
 	if (lun_cache_stats(lun, &cache))
 		collect_cache(m, labels, &cache);
 }
@@ -215,10 +298,18 @@ static void add_session_info(struct metrics *m, const char *protocol, uint64_t i
 	metrics_add(m, METRIC_GROUP_session_info, metrics_label(m, labels, "address", address));
 }
 
+static void add_session_stage(struct metrics *m, size_t session, const char *stage, uint64_t ns)
+{
+	struct session_stage_record *r = metrics_add(m, METRIC_GROUP_session_stage,
+						     metrics_label(m, session, "stage", stage));
+
+	r->ns = ns;
+}
+
 static void collect_iscsi_session(struct metrics *m, const struct iscsi_session_info *i)
 {
-	struct session_record *r = metrics_add(m, METRIC_GROUP_session,
-					       label_session(m, "iscsi", i->id, i->initiator));
+	size_t labels = label_session(m, "iscsi", i->id, i->initiator);
+	struct session_record *r = metrics_add(m, METRIC_GROUP_session, labels);
 
 	r->since_ns = since_epoch(i->since_ns);
 	r->commands = i->commands;
@@ -227,6 +318,8 @@ static void collect_iscsi_session(struct metrics *m, const struct iscsi_session_
 	r->written_bytes = i->write_bytes;
 	for (int op = 0; op < LUN_CLASS_COUNT; op++)
 		r->errors += i->io[op].errors;
+	add_session_stage(m, labels, "receive", i->receive_ns);
+	add_session_stage(m, labels, "send", i->send_ns);
 	add_session_info(m, "iscsi", i->id, i->target, i->address);
 }
 

@@ -44,6 +44,9 @@ const struct metric metrics_table[] = {
 	      "Addresses that the process has mapped or reserved"),
 	GAUGE(PLAIN, process, open_files, "ebb_process_open_fds", "Open file descriptors"),
 	GAUGE(PLAIN, process, max_files, "ebb_process_max_fds", "File descriptors it may open"),
+	GAUGE(PLAIN, process, threads, "ebb_process_threads", "Threads"),
+	COUNTER(PLAIN, process, major_faults, "ebb_process_major_page_faults_total",
+		"Page faults that took I/O: memory of the process was taken that is no cache"),
 
 	COUNTER(PLAIN, reactor, loop.turns, "ebb_reactor_turns_total",
 		"Turns of the loop; an idle reactor makes none"),
@@ -71,12 +74,24 @@ const struct metric metrics_table[] = {
 	GAUGE(PLAIN, lun, inflight, "ebb_lun_inflight_operations", "Operations that have begun"),
 	COUNTER(PLAIN, lun, conflicts, "ebb_lun_conflicts_total",
 		"Operations that waited for one that overlaps"),
+	COUNTER(PLAIN, lun, miscompares, "ebb_lun_miscompares_total",
+		"Operations that found other data than they were to compare with; from the first "
+		"on"),
 	INFO(lun_info, "ebb_lun_info", "Identity and backing file of the LUN; always 1"),
 	COUNTER(PLAIN, lun_op, ops, "ebb_lun_operations_total", "Operations that have ended"),
 	COUNTER(BYTES, lun_op, bytes, "ebb_lun_bytes_total", "Bytes of operations without error"),
 	COUNTER(PLAIN, lun_op, errors, "ebb_lun_errors_total", "Operations that failed"),
 	HISTOGRAM(lun_op, latency, "ebb_lun_latency_seconds",
 		  "How long reads, writes and flushes took; of each from its first use on"),
+	COUNTER(SECONDS, lun_stage, ns, "ebb_lun_stage_seconds_total",
+		"Where the time of reads and writes went: queue, disk, cache (the rest); of each "
+		"from its first use on"),
+	COUNTER(PLAIN, lun_shape, ops, "ebb_lun_requests_total",
+		"Plain reads and writes by length (at most size bytes) and by what both their ends "
+		"are multiples of; of each from its first use on"),
+	COUNTER(PLAIN, lun_command, ops, "ebb_lun_commands_total",
+		"Operations of other kinds than read, write, flush, unmap; of each from its first "
+		"use on"),
 
 	COUNTER(PLAIN, lun_tier, hits, "ebb_lun_cache_hits_total",
 		"Reads of a page that the cache answered, by where it was"),
@@ -118,6 +133,10 @@ const struct metric metrics_table[] = {
 		"Bytes written by the session"),
 	COUNTER(PLAIN, session, errors, "ebb_session_errors_total",
 		"Operations of the session that failed"),
+	COUNTER(SECONDS, session_stage, ns, "ebb_session_stage_seconds_total",
+		"Time of commands with the socket: receive (their turn, their data), send (until "
+		"the "
+		"answer was with the kernel)"),
 	INFO(session_info, "ebb_session_info", "What the session is to, and from where; always 1"),
 
 	GAUGE(PLAIN, iscsi, sessions, "ebb_iscsi_sessions", "iSCSI sessions"),

@@ -131,12 +131,52 @@ static void count_op(struct lun_counters *c, const struct lun_io *io, uint64_t n
 {
 	enum lun_class class = class_of(io);
 
-	metric_add(&c->ops[class], 1);
 	if (!io->err && class != LUN_CLASS_FLUSH)
 		metric_add(&c->bytes[class], io->len);
 	if (io->err && io->err != -EILSEQ)
 		metric_add(&c->errors[class], 1);
 	metric_hist_add(&c->latency[class], ns);
+}
+
+/* 0: up to 4 KiB; each further one takes three bits more. */
+static unsigned size_of(uint64_t len)
+{
+	unsigned bits = len > 1 ? 64 - (unsigned)__builtin_clzll(len - 1) : 0;
+	unsigned i = bits > 12 ? (bits - 10) / 3 : 0;
+
+	return i < LUN_SIZES ? i : LUN_SIZES - 1;
+}
+
+static unsigned alignment_of(uint64_t ends)
+{
+	return ends & 4095 ? 0 : ends & 65535 ? 1 : 2;
+}
+
+static void count_kind(struct lun_detail *d, const struct lun_io *io)
+{
+	if (io->op <= LUN_WRITE)
+		metric_add(&d->shapes[io->op][size_of(io->len)][alignment_of(io->off | io->len)],
+			   1);
+	else
+		metric_add(&d->kinds[io->op], 1);
+	if (io->err == -EILSEQ)
+		metric_add(&d->miscompares, 1);
+}
+
+/*
+ * Where the time went. What the store did within one turn, or for a caller without a reactor, is
+ * taken to be all that was no waiting.
+ */
+static void count_stages(struct lun_detail *d, const struct lun_io *io, uint64_t ns)
+{
+	uint64_t store = io->store_ns;
+
+	if (!store && io->store_inline && ns > io->queue_ns)
+		store = ns - io->queue_ns;
+	if (store)
+		metric_add(&d->store_ns[class_of(io)], store);
+	if (io->queue_ns)
+		metric_add(&d->queue_ns[class_of(io)], io->queue_ns);
 }
 
 static void begin(struct lun *lun, struct lun_io *io, uint64_t now)
@@ -149,6 +189,8 @@ static void begin(struct lun *lun, struct lun_io *io, uint64_t now)
 	io->bounce_buf = NULL;
 	io->step = 0;
 	io->pending = NOT_PENDING;
+	io->queue_ns = io->store_ns = 0;
+	io->store_inline = false;
 	io->progress = 0;
 	io->store_reads = io->waits = 0;
 	io->missed = io->noted = io->entered = io->filling = false;
@@ -160,6 +202,7 @@ static void count(const struct lun_io *io, uint64_t now)
 	uint64_t ns = now - io->start_ns;
 
 	count_op(&io->lun->counters, io, ns);
+	count_kind(&io->lun->detail, io);
 	if (io->session)
 		count_op(io->session, io, ns);
 }
@@ -175,6 +218,7 @@ static void depart(struct lun_io *io)
 static void arrive(struct lun_io *io, uint64_t now)
 {
 	count(io, now);
+	count_stages(&io->lun->detail, io, now - io->start_ns);
 	metric_sub(&io->lun->counters.inflight, 1);
 	if (io->session)
 		metric_sub(&io->session->inflight, 1);
@@ -277,6 +321,7 @@ static void on_bio(struct block_io *bio, int err)
 		io->pending = COMPLETED_INSIDE;
 		return;
 	}
+	io->store_ns += reactor_now(io->reactor) - io->mark_ns;
 	drive(io, err);
 }
 
@@ -305,16 +350,20 @@ static void drive(struct lun_io *io, int err)
 		io->bio.reactor = io->reactor;
 		io->bio.done = on_bio;
 		io->pending = SUBMITTING;
+		io->mark_ns = reactor_now(io->reactor);
 		block_submit(store, &io->bio);
 		if (io->pending == SUBMITTING) {
 			io->pending = NOT_PENDING;
 			return;
 		}
 		io->pending = NOT_PENDING;
+		io->store_inline = true;
 		err = io->bio_err;
 	}
-	if (next == LUN_PLAN_WAIT)
+	if (next == LUN_PLAN_WAIT) {
+		io->mark_ns = reactor_now(io->reactor);
 		return;
+	}
 	if (io->err)
 		tell_error(io);
 	finish(io);
@@ -322,12 +371,14 @@ static void drive(struct lun_io *io, int err)
 
 void lun_resume(struct lun_io *io)
 {
+	io->queue_ns += reactor_now(io->reactor) - io->mark_ns;
 	drive(io, 0);
 }
 
 /* The ranges are held. */
 static void start(struct lun_io *io)
 {
+	io->queue_ns = reactor_now(io->reactor) - io->start_ns;
 	io->err = check_fences(io);
 	if (io->err)
 		finish(io);
@@ -473,6 +524,7 @@ static void run(struct lun_io *io)
 			break;
 		case LUN_PLAN_IO:
 			io->bio.reactor = NULL;
+			io->store_inline = true;
 			err = block_run(store, &io->bio);
 			break;
 		}
@@ -499,8 +551,10 @@ int lun_run(struct lun *lun, struct lun_io *io)
 		waited = lock_copy_blocking(io);
 	else if (traits_of(io)->locks)
 		waited = lock_own_blocking(io);
-	if (waited)
+	if (waited) {
 		count_conflict(io);
+		io->queue_ns = clock_now_ns() - io->start_ns;
+	}
 	io->err = check_fences(io);
 	if (!io->err)
 		run(io);

@@ -226,6 +226,11 @@ struct lun_counters *lun_counters(struct lun *lun)
 	return &lun->counters;
 }
 
+const struct lun_detail *lun_detail(const struct lun *lun)
+{
+	return &lun->detail;
+}
+
 int lun_state_dirfd(const struct lun *lun)
 {
 	return lun->state_dirfd;

@@ -71,12 +71,33 @@ enum lun_class {
 };
 
 struct lun_counters {
-	metric_counter ops[LUN_CLASS_COUNT];
 	metric_counter bytes[LUN_CLASS_COUNT];
 	metric_counter errors[LUN_CLASS_COUNT];
-	struct metric_hist latency[LUN_CLASS_COUNT];
+	struct metric_hist latency[LUN_CLASS_COUNT]; /* of every op: their number is its count */
 	metric_counter inflight;
 	metric_counter conflicts; /* ops that had to wait for an overlapping one */
+};
+
+/** How many ops of a class have ended. */
+static inline uint64_t lun_counters_ops(const struct lun_counters *c, enum lun_class class)
+{
+	return metric_hist_count(&c->latency[class]);
+}
+
+/* Plain reads and writes by length: up to 4 KiB, 32 KiB, 256 KiB, more. */
+#define LUN_SIZES 4
+/* And by what both ends are multiples of: less than 4 KiB, 4 KiB, 64 KiB. */
+#define LUN_ALIGNMENTS 3
+
+/**
+ * More about a LUN's ops. Their time is what they waited for (ranges, memory, another's read), what
+ * the store took, and the rest: hits, and the work on data. A hit adds nothing here but its shape.
+ */
+struct lun_detail {
+	metric_counter shapes[LUN_WRITE + 1][LUN_SIZES][LUN_ALIGNMENTS];
+	metric_counter kinds[LUN_OP_COUNT]; /* of what is no plain read or write */
+	metric_counter miscompares;	    /* VERIFY, COMPARE_AND_WRITE */
+	metric_counter queue_ns[LUN_CLASS_COUNT], store_ns[LUN_CLASS_COUNT];
 };
 
 struct lun;
@@ -127,6 +148,9 @@ struct lun_io {
 	uint8_t step;	 /* of a compound op */
 	uint8_t pending; /* whether the store's completion came inside block_submit() */
 	int bio_err;
+	uint64_t queue_ns, store_ns; /* as struct lun_detail has them, so far */
+	uint64_t mark_ns;	     /* when the block I/O, or the wait, began */
+	bool store_inline;	     /* the store has answered at once: the clock did not move */
 	uint64_t progress, chunk;
 	struct iovec iov1;
 	struct iobuf_waiter mem_wait;
@@ -221,6 +245,17 @@ bool lun_read_only(const struct lun *lun);
 bool lun_removable(const struct lun *lun);
 void lun_get_block_info(const struct lun *lun, struct block_info *ret_info);
 struct lun_counters *lun_counters(struct lun *lun);
+const struct lun_detail *lun_detail(const struct lun *lun);
+
+/** Where the time of a class of ops went, all told; cache: what is neither of the others. */
+struct lun_stages {
+	uint64_t queue_ns, cache_ns, disk_ns;
+};
+void lun_get_stages(struct lun *lun, enum lun_class class, struct lun_stages *ret_stages);
+/** The upper bound of the i-th of LUN_SIZES, bytes; UINT64_MAX: none. */
+uint64_t lun_request_size(unsigned i);
+/** What both ends are multiples of in the i-th of LUN_ALIGNMENTS; 512 stands for any. */
+uint32_t lun_request_alignment(unsigned i);
 int lun_state_dirfd(const struct lun *lun);
 
 /**

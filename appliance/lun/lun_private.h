@@ -39,6 +39,7 @@ struct lun {
 	/* --- own locks --- */
 	struct range_lock ranges;
 	struct lun_counters counters;
+	struct lun_detail detail;
 	/* --- slow state, under @slow --- */
 	struct mutex slow;
 	struct list_node watchers;

@@ -164,6 +164,9 @@ struct iscsi_session_info {
 	unsigned reactor;
 	struct iscsi_params params;
 	uint64_t commands, inflight, read_bytes, write_bytes, rx_pdus, tx_pdus;
+	/* Time of commands with the socket: from the header until the command ran (its turn, its
+	 * data), and from its end until the answer was with the kernel. */
+	uint64_t receive_ns, send_ns;
 	/* I/O on the LUNs by class (enum lun_class), with upper bounds of quantiles of latency */
 	struct {
 		uint64_t ops, bytes, errors, p50_us, p99_us;

@@ -230,6 +230,7 @@ struct iscsi_task {
 	struct iscsi_bhs bhs; /* the request; its cdb is cmd.cdb unless xcdb */
 	uint8_t *xcdb;	      /* extended CDB; malloc'ed */
 	void *buf;	      /* data of a request that is no SCSI command; malloc'ed */
+	uint64_t mark_ns; /* when its header came, its answer was ready: the reactor's clock */
 	uint32_t itt, cmdsn;
 	uint32_t edtl, read_edtl; /* expected lengths: of the one direction or of write, and of
 				     the read of a bidirectional command */
@@ -306,6 +307,7 @@ struct iscsi_conn {
 	struct reactor_msg ctl_msg, start_msg, login_msg;
 	struct lun_counters io; /* of the session, on all its LUNs */
 	metric_counter n_commands, n_inflight, n_read, n_written, n_rx_pdus, n_tx_pdus;
+	metric_counter n_receive_ns, n_send_ns; /* as iscsi_session_info has them */
 
 	/* --- the reactor's thread --- */
 	enum iscsi_conn_state state;

@@ -416,9 +416,11 @@ static void fill_info_locked(const struct iscsi_conn *c, struct iscsi_session_in
 		.write_bytes = metric_read(&c->n_written),
 		.rx_pdus = metric_read(&c->n_rx_pdus),
 		.tx_pdus = metric_read(&c->n_tx_pdus),
+		.receive_ns = metric_read(&c->n_receive_ns),
+		.send_ns = metric_read(&c->n_send_ns),
 	};
 	for (unsigned k = 0; k < LUN_CLASS_COUNT; k++) {
-		i->io[k].ops = metric_read(&c->io.ops[k]);
+		i->io[k].ops = lun_counters_ops(&c->io, k);
 		i->io[k].bytes = metric_read(&c->io.bytes[k]);
 		i->io[k].errors = metric_read(&c->io.errors[k]);
 		i->io[k].p50_us = metric_hist_quantile_us(&c->io.latency[k], 0.5);

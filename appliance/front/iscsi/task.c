@@ -85,10 +85,21 @@ void iscsi_task_set_state(struct iscsi_task *t, enum iscsi_task_state to)
 	t->state = to;
 }
 
+/* Adds the time since the task's mark to @ns. Mostly none: what ends within a turn took no time. */
+static void count_stage(const struct iscsi_task *t, metric_counter *ns)
+{
+	uint64_t took = reactor_now(t->conn->reactor) - t->mark_ns;
+
+	if (took)
+		metric_add(ns, took);
+}
+
 void iscsi_task_free(struct iscsi_task *t)
 {
 	struct iscsi_conn *c = t->conn;
 
+	if (t->state == TASK_SEND)
+		count_stage(t, &c->n_send_ns);
 	iscsi_task_set_state(t, TASK_FREE);
 	if (iscsi_op(&t->bhs) == ISCSI_OP_SCSI_CMD && t->hashed) {
 		hash_remove(t);
@@ -208,6 +219,7 @@ static void respond(struct iscsi_task *t)
 		return;
 	}
 	iscsi_task_set_state(t, TASK_SEND);
+	t->mark_ns = reactor_now(c->reactor);
 	list_del(&t->link);
 	if (cmd->dir == SCSI_DIR_IN && cmd->in_len && t->bhs.flags & ISCSI_CMD_READ) {
 		room = t->bidi ? t->read_edtl : t->edtl;
@@ -309,6 +321,7 @@ static bool send_data(struct iscsi_task *t)
 
 static void run(struct iscsi_task *t)
 {
+	count_stage(t, &t->conn->n_receive_ns);
 	iscsi_task_set_state(t, TASK_RUN);
 	list_del(&t->link);
 	t->cmd.out_len = t->out_got < t->out_want ? t->out_got : t->out_want;
@@ -423,6 +436,7 @@ static int parse_command(struct iscsi_task *t, const uint8_t *ahs)
 	int r;
 
 	t->bhs = c->bhs;
+	t->mark_ns = reactor_now(c->reactor);
 	t->itt = get_be32(h->itt);
 	t->cmdsn = get_be32(h->cmdsn);
 	t->immediate = h->opcode & ISCSI_OP_IMMEDIATE;

@@ -152,7 +152,34 @@ static void test_histograms_are_cumulative_and_their_bounds_true(void **state)
 	free(text);
 }
 
-/* All that a LUN can have to tell, with long numbers, must leave room in 5 MB for a thousand. */
+static void add_value(struct metrics *m, enum metric_group group, size_t labels, const char *name,
+		      const char *value)
+{
+	struct lun_stage_record *r = metrics_add(m, group, metrics_label(m, labels, name, value));
+
+	r->ns = 12345678901;
+}
+
+/* Where the time goes, and what kind of I/O there is: what a guest with a file system does. */
+static void add_busy_detail(struct metrics *m, size_t lun)
+{
+	static const char *const stages[] = {"queue", "cache", "disk"},
+				 *const ops[] = {"read", "write"},
+				 *const sizes[] = {"4096", "32768", "262144"};
+
+	for (int op = 0; op < 2; op++) {
+		size_t labels = metrics_label(m, lun, "op", ops[op]);
+
+		for (int i = op ? 0 : 1; i < 3; i++) /* reads seldom wait */
+			add_value(m, METRIC_GROUP_lun_stage, labels, "stage", stages[i]);
+		for (int i = 0; i < 3; i++)
+			add_value(m, METRIC_GROUP_lun_shape,
+				  metrics_label(m, labels, "size", sizes[i]), "alignment", "4096");
+	}
+	add_value(m, METRIC_GROUP_lun_command, lun, "command", "status");
+}
+
+/* All that a busy LUN has to tell, with long numbers, must leave room in 5 MB for a thousand. */
 static void test_a_thousand_busy_luns_fit(void **state)
 {
 	struct metrics m = {0};
@@ -160,17 +187,22 @@ static void test_a_thousand_busy_luns_fit(void **state)
 
 	for (int i = 0; i < 1000; i++) {
 		char name[80];
-		size_t lun;
+		size_t lun, lun_info;
 		struct lun_record *l;
+		uint64_t *values;
 
 		snprintf(name, sizeof(name), "vm-disk-%04d", i);
 		lun = metrics_label(&m, METRICS_NO_LABELS, "lun", name);
 		l = metrics_add(&m, METRIC_GROUP_lun, lun);
 		l->size = l->conflicts = 1ull << 42;
+		l->miscompares = METRIC_NONE;
 		snprintf(name, sizeof(name), "/srv/ebb/images/tenant-%04d/vm-disk-%04d.img", i, i);
-		metrics_add(&m, METRIC_GROUP_lun_info, metrics_label(&m, lun, "path", name));
-		memset((char *)metrics_add(&m, METRIC_GROUP_lun_cache, lun) + sizeof(size_t), 7,
-		       sizeof(struct lun_cache_record) - sizeof(size_t));
+		lun_info = metrics_label(&m, lun, "uuid", "b39e14c1-7f0e-4a8b-9e1c-3b6f2d1c0a55");
+		metrics_add(&m, METRIC_GROUP_lun_info, metrics_label(&m, lun_info, "path", name));
+		values = (uint64_t *)metrics_add(&m, METRIC_GROUP_lun_cache, lun);
+		for (size_t k = 1; k < sizeof(struct lun_cache_record) / sizeof(*values); k++)
+			values[k] = 123456789;
+		add_busy_detail(&m, lun);
 		for (int tier = 0; tier < 3; tier++)
 			metrics_add(&m, METRIC_GROUP_lun_tier,
 				    metrics_label(&m, lun, "tier", "memory"));
@@ -178,9 +210,9 @@ static void test_a_thousand_busy_luns_fit(void **state)
 			struct lun_op_record *r = metrics_add(
 				&m, METRIC_GROUP_lun_op, metrics_label(&m, lun, "op", "write"));
 
-			r->ops = 12345678901;
-			r->bytes = 123456789012345;
-			r->latency.bucket[0] = 12345678901;
+			r->ops = r->latency.bucket[0] = 123456789;
+			r->bytes = 12345678901234;
+			r->latency.coarse = op == 2;
 			r->latency.sum_ns = op < 3 ? 123456789012345 : METRIC_NONE;
 		}
 	}

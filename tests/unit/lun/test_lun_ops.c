@@ -420,13 +420,85 @@ static void ops_are_counted(void **state)
 		assert_int_equal(do_io(f->lun, &io, f->way), 0);
 	io.off = SIZE;
 	assert_int_equal(do_io(f->lun, &io, f->way), -EINVAL);
-	assert_int_equal(metric_read(&session.ops[LUN_CLASS_READ]), 4);
+	assert_int_equal(lun_counters_ops(&session, LUN_CLASS_READ), 4);
 	assert_int_equal(metric_read(&session.bytes[LUN_CLASS_READ]), 3 * 4096);
 	assert_int_equal(metric_read(&session.errors[LUN_CLASS_READ]), 1);
 	assert_int_equal(metric_hist_count(&session.latency[LUN_CLASS_READ]), 4);
 	assert_int_equal(metric_read(&session.inflight), 0);
-	assert_int_equal(metric_read(&c->ops[LUN_CLASS_READ]), 4);
+	assert_int_equal(lun_counters_ops(c, LUN_CLASS_READ), 4);
 	assert_int_equal(metric_read(&c->inflight), 0);
+}
+
+static uint64_t shape(struct lun *lun, enum lun_op op, unsigned size, unsigned alignment)
+{
+	return metric_read(&lun_detail(lun)->shapes[op][size][alignment]);
+}
+
+static void requests_are_counted_by_length_and_alignment(void **state)
+{
+	struct fixture *f = *state;
+	struct {
+		uint64_t off, len;
+		unsigned size, alignment;
+	} t[] = {
+		{512, 512, 0, 0},	 {0, 4096, 0, 1},	{65536, 4096, 0, 1},
+		{0, 4608, 1, 0},	 {4096, 32768, 1, 1},	{65536, 65536, 2, 2},
+		{0, 32768 + 4096, 2, 1}, {0, 256u << 10, 2, 2}, {0, (256u << 10) + 512, 3, 0},
+	};
+
+	for (size_t i = 0; i < sizeof(t) / sizeof(t[0]); i++) {
+		struct iovec v = {f->buf, t[i].len};
+		struct lun_io io = {.op = i % 2 ? LUN_READ : LUN_WRITE,
+				    .off = t[i].off,
+				    .len = t[i].len,
+				    .iov = &v,
+				    .niov = 1,
+				    .reg_index = -1};
+		uint64_t before = shape(f->lun, io.op, t[i].size, t[i].alignment);
+
+		assert_int_equal(do_io(f->lun, &io, f->way), 0);
+		assert_int_equal(shape(f->lun, io.op, t[i].size, t[i].alignment), before + 1);
+		assert_true(t[i].len <= lun_request_size(t[i].size));
+		assert_int_equal((t[i].off | t[i].len) % lun_request_alignment(t[i].alignment), 0);
+	}
+}
+
+static void other_ops_are_counted_by_kind(void **state)
+{
+	struct fixture *f = *state;
+	const struct lun_detail *d = lun_detail(f->lun);
+	struct iovec v = {f->buf, 1024};
+	struct lun_io io = {
+		.op = LUN_COMPARE_AND_WRITE, .len = 512, .iov = &v, .niov = 1, .reg_index = -1};
+
+	memset(f->buf, 1, 512);
+	assert_int_equal(do_io(f->lun, &io, f->way), -EILSEQ);
+	memset(f->buf, 0, 512);
+	assert_int_equal(do_io(f->lun, &io, f->way), 0);
+	io.op = LUN_UNMAP;
+	assert_int_equal(do_io(f->lun, &io, f->way), 0);
+	assert_int_equal(metric_read(&d->kinds[LUN_COMPARE_AND_WRITE]), 2);
+	assert_int_equal(metric_read(&d->miscompares), 1);
+	assert_int_equal(metric_read(&d->kinds[LUN_UNMAP]), 1);
+	assert_int_equal(metric_read(&d->kinds[LUN_WRITE_SAME]), 0);
+	assert_int_equal(shape(f->lun, LUN_WRITE, 0, 0), 0);
+}
+
+static void stages_make_up_the_latency(void **state)
+{
+	struct fixture *f = *state;
+	struct iovec v = {f->buf, 65536};
+	struct lun_io io = {.op = LUN_WRITE, .len = 65536, .iov = &v, .niov = 1, .reg_index = -1};
+	struct lun_stages s;
+
+	for (int i = 0; i < 8; i++)
+		assert_int_equal(do_io(f->lun, &io, f->way), 0);
+	lun_get_stages(f->lun, LUN_CLASS_WRITE, &s);
+	assert_true(s.disk_ns > 0);
+	assert_int_equal(s.queue_ns + s.cache_ns + s.disk_ns,
+			 metric_read(&lun_counters(f->lun)->latency[LUN_CLASS_WRITE].sum_ns));
+	lun_get_stages(f->lun, LUN_CLASS_READ, &s);
+	assert_int_equal(s.queue_ns + s.cache_ns + s.disk_ns, 0);
 }
 
 #define TEST(fn)                                 \
@@ -452,6 +524,9 @@ int main(void)
 		TEST(a_truncated_file_is_an_error_not_zeros),
 		TEST(a_fence_stops_who_is_not_authorized),
 		TEST(ops_are_counted),
+		TEST(requests_are_counted_by_length_and_alignment),
+		TEST(other_ops_are_counted_by_kind),
+		TEST(stages_make_up_the_latency),
 	};
 	int failed = 0;
 
