@@ -25,6 +25,7 @@
 #include "base/metric.h"
 #include "event/listen_socket.h"
 #include "exporter/metrics.h"
+#include "exporter/status.h"
 
 #define CONNECTIONS_MAX	  64u
 #define CONNECTIONS_SPARE 4u /* so that those cut off need not be gone before others are let in */
@@ -147,6 +148,26 @@ static enum MHD_Result answer_error(struct MHD_Connection *conn, unsigned status
 	return answer(conn, status, "text/plain; charset=utf-8", response);
 }
 
+/* What is made of the figures of the moment: /metrics, or what the page asks for. */
+struct view {
+	const char *path, *type;
+	int (*render)(const struct metrics *m, struct text *out);
+	bool scrape; /* counted as one */
+};
+
+static const struct view views[] = {
+	{"/metrics", "text/plain; version=0.0.4; charset=utf-8", metrics_render, true},
+	{"/status.json", "application/json", status_render, false},
+};
+
+static const struct view *find_view(const char *path)
+{
+	for (size_t i = 0; i < sizeof(views) / sizeof(views[0]); i++)
+		if (!strcmp(path, views[i].path))
+			return &views[i];
+	return NULL;
+}
+
 struct scrape {
 	struct exporter *e;
 	struct text body;
@@ -162,9 +183,9 @@ static void free_scrape(void *cls)
 }
 
 /* What is told now, or NULL: out of memory. */
-static struct scrape *take_scrape(struct exporter *e)
+static struct scrape *take_scrape(struct exporter *e, const struct view *v)
 {
-	struct metrics_self self = {metric_read(&e->scrapes) + 1, metric_read(&e->refused),
+	struct metrics_self self = {metric_read(&e->scrapes) + v->scrape, metric_read(&e->refused),
 				    metric_read(&e->displaced)};
 	struct scrape *s = calloc(1, sizeof(*s));
 	struct metrics m = {0};
@@ -176,17 +197,18 @@ static struct scrape *take_scrape(struct exporter *e)
 	metric_add(&e->answers, 1);
 	ret = metrics_collect(&m, e->app, &self);
 	if (!ret)
-		ret = metrics_render(&m, &s->body);
+		ret = v->render(&m, &s->body);
 	metrics_free(&m);
 	if (!ret) {
-		metric_add(&e->scrapes, 1);
+		metric_add(&e->scrapes, v->scrape);
 		return s;
 	}
 	free_scrape(s);
 	return NULL;
 }
 
-static enum MHD_Result answer_scrape(struct endpoint *at, struct MHD_Connection *conn)
+static enum MHD_Result answer_scrape(struct endpoint *at, const struct view *v,
+				     struct MHD_Connection *conn)
 {
 	struct exporter *e = at->exporter;
 	struct MHD_Response *response;
@@ -198,7 +220,7 @@ static enum MHD_Result answer_scrape(struct endpoint *at, struct MHD_Connection 
 		return answer_error(conn, MHD_HTTP_SERVICE_UNAVAILABLE, MHD_HTTP_HEADER_RETRY_AFTER,
 				    "1", "too many scrapes at once\n");
 	}
-	s = take_scrape(e);
+	s = take_scrape(e, v);
 	if (!s)
 		return answer_text(conn, MHD_HTTP_INTERNAL_SERVER_ERROR, "text/plain",
 				   "out of memory\n");
@@ -206,31 +228,48 @@ static enum MHD_Result answer_scrape(struct endpoint *at, struct MHD_Connection 
 									  free_scrape, s);
 	if (!response)
 		free_scrape(s);
-	return answer(conn, MHD_HTTP_OK, "text/plain; version=0.0.4; charset=utf-8", response);
+	return answer(conn, MHD_HTTP_OK, v->type, response);
 }
 
+/* page/index.html: it has all it needs, and asks nobody but us. */
 static const char index_page[] =
-	"<!DOCTYPE html>\n"
-	"<html lang=\"en\"><head><meta charset=\"utf-8\"><title>Ebb</title></head>\n"
-	"<body><h1>Ebb " EBB_VERSION "</h1><p><a href=\"/metrics\">Metrics</a></p></body></html>\n";
+#include "index.html.inc"
+	;
+
+static enum MHD_Result answer_page(struct MHD_Connection *conn)
+{
+	struct MHD_Response *response = MHD_create_response_from_buffer(
+		sizeof(index_page) - 1, (void *)index_page, MHD_RESPMEM_PERSISTENT);
+
+	if (response) {
+		MHD_add_response_header(response, "Content-Security-Policy",
+					"default-src 'none'; connect-src 'self'; style-src "
+					"'unsafe-inline'; script-src 'unsafe-inline'; img-src "
+					"data:; frame-ancestors 'none'; base-uri 'none'");
+		MHD_add_response_header(response, "X-Content-Type-Options", "nosniff");
+		MHD_add_response_header(response, MHD_HTTP_HEADER_CACHE_CONTROL, "no-cache");
+	}
+	return answer(conn, MHD_HTTP_OK, "text/html; charset=utf-8", response);
+}
 
 static enum MHD_Result on_request(void *cls, struct MHD_Connection *conn, const char *path,
 				  const char *method, const char *version, const char *upload,
 				  size_t *upload_size, void **request)
 {
 	struct endpoint *at = cls;
-	bool scrape = !strcmp(path, "/metrics"), index = !strcmp(path, "/");
+	const struct view *view = find_view(path);
+	bool index = !strcmp(path, "/");
 
-	if (!scrape && !index && strcmp(path, "/healthz"))
+	if (!view && !index && strcmp(path, "/healthz"))
 		return answer_text(conn, MHD_HTTP_NOT_FOUND, "text/plain; charset=utf-8",
 				   "not found; see /metrics\n");
 	if (strcmp(method, MHD_HTTP_METHOD_GET) && strcmp(method, MHD_HTTP_METHOD_HEAD))
 		return answer_error(conn, MHD_HTTP_METHOD_NOT_ALLOWED, MHD_HTTP_HEADER_ALLOW,
 				    "GET, HEAD", "only GET and HEAD\n");
-	if (scrape)
-		return answer_scrape(at, conn);
+	if (view)
+		return answer_scrape(at, view, conn);
 	if (index)
-		return answer_text(conn, MHD_HTTP_OK, "text/html; charset=utf-8", index_page);
+		return answer_page(conn);
 	return answer_text(conn, MHD_HTTP_OK, "text/plain; charset=utf-8", "ok\n");
 }
 

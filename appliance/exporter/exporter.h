@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Metrics over HTTP: /metrics in the text format of Prometheus, /healthz, and a page at / that
- * leads there. See docs/metrics.md for what is told.
+ * Metrics over HTTP: /metrics in the text format of Prometheus, /healthz, and at / a status page
+ * that lives on /status.json. See docs/metrics.md for what is told, docs/watch.md for the page.
  *
  * Each address has one thread of libmicrohttpd, apart from the reactors: a scrape costs them
  * nothing but loads of their counters, and a client that is slow keeps nobody waiting.
