@@ -23,6 +23,10 @@ int cli_serve(int argc, char **argv, const struct cli_options *global);
 int cli_add_file(struct config *cfg, const char *arg, struct reason *why);
 /** `ebb doctor`; as cli_serve(). */
 int cli_doctor(int argc, char **argv, const struct cli_options *global);
+/** `ebb top`; as cli_serve(). */
+int cli_top(int argc, char **argv, const struct cli_options *global);
+/** `ebb explain`; as cli_serve(). */
+int cli_explain(int argc, char **argv, const struct cli_options *global);
 
 /* --- asking the daemon (client.c) --- */
 
