@@ -90,10 +90,12 @@ static int draw_uuid(uint8_t ret_uuid[16])
 	return 0;
 }
 
-static void derive_names(struct lun_identity *id)
+void lun_identity_derive(const uint8_t uuid[16], struct lun_identity *ret_id)
 {
+	struct lun_identity *id = ret_id;
 	const uint8_t *u = id->uuid;
 
+	memmove(id->uuid, uuid, sizeof(id->uuid));
 	format_uuid(u, id->serial);
 	id->naa_len = 8;
 	memcpy(id->naa, u, 6);
@@ -222,7 +224,7 @@ int lun_identity_load(const struct lun_options *opt, struct lun_identity *ret_id
 	}
 	if (err)
 		return err;
-	derive_names(&id);
+	lun_identity_derive(id.uuid, &id);
 	*ret_id = id;
 	return 0;
 }

@@ -200,6 +200,8 @@ struct lun_identity {
 	uint32_t generation; /* of the state record */
 };
 
+/** Fills in @uuid and the names that follow from it. */
+void lun_identity_derive(const uint8_t uuid[16], struct lun_identity *ret_id);
 /** Forgets the identity kept for @name: a LUN made under that name later is another one. Blocks. */
 int lun_identity_forget(int state_dirfd, const char *name);
 
