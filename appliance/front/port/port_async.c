@@ -175,12 +175,17 @@ static int take_answer(struct port_client *c, struct port_async *a)
 	uint32_t tag = a->cmd.tag;
 	int result = port_client_result(atomic_load_explicit(
 		&port_shm_cell(c->link.shm, tag)->result, memory_order_relaxed));
-	struct cursor to = data_of(a);
+	void *data = port_shm_data(c->link.shm, tag);
 
-	if (a->cmd.op == PORT_READ && result == 0)
-		cursor_put(&to, port_shm_data(c->link.shm, tag), a->cmd.len);
+	if (a->cmd.op == PORT_READ && result == 0 && a->view) {
+		a->view(a, data, a->cmd.len);
+	} else if (a->cmd.op == PORT_READ && result == 0) {
+		struct cursor to = data_of(a);
+
+		cursor_put(&to, data, a->cmd.len);
+	}
 	if (a->cmd.op == PORT_COMPARE_AND_WRITE && result == -EILSEQ)
-		a->miscompare_off = *(volatile uint64_t *)port_shm_data(c->link.shm, tag);
+		a->miscompare_off = *(volatile uint64_t *)data;
 	return result;
 }
 

@@ -94,6 +94,12 @@ struct port_async {
 	 */
 	const struct iovec *iov;
 	int niov;
+	/*
+	 * READ; may be NULL: is given the bytes where they are instead of their being copied to
+	 * @iov, piece by piece. Until it returns the daemon's side may change them. Before done,
+	 * on the same thread.
+	 */
+	void (*view)(struct port_async *a, const void *data, uint64_t len);
 	/* Runs on a thread of the client's, once; @result as port_client_io() returns it. It may
 	 * submit, and must not wait for other requests. */
 	void (*done)(struct port_async *a, int result);
