@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* One connection to the device under test, over iSCSI or NBD, with any number of requests in
- * flight. */
+/* One connection to the device under test, over iSCSI or NBD or as a file, with any number of
+ * requests in flight. */
 #pragma once
 
 #include <stdbool.h>
@@ -68,13 +68,14 @@ struct client {
 	struct list_node in_flight;
 	bool can[REQUEST_KINDS];
 	uint32_t max[REQUEST_KINDS]; /* blocks in a request */
-	uint32_t block_size;	     /* NBD: given by whoever creates it */
+	uint32_t block_size;	     /* NBD, file: given by whoever creates it */
 	uint64_t blocks;
 	void *owner;
 };
 
 struct client *client_new_iscsi(const char *url, unsigned index);
 struct client *client_new_nbd(const char *uri, unsigned index, uint32_t block_size);
+struct client *client_new_file(const char *path, unsigned index, uint32_t block_size);
 
 /** Sends @request; its done() is called from within service(). */
 int client_submit(struct client *client, struct request *request);

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * consistency: overlapping requests from several iSCSI and NBD connections to one device, checked
- * against a model of what a device may answer. Exit 0: consistent; 1: not, with a report on stderr;
- * 2: bad usage.
+ * consistency: overlapping requests from several iSCSI and NBD connections to one device, and to
+ * the file that it is to others, checked against a model of what a device may answer. Exit 0:
+ * consistent; 1: not, with a report on stderr; 2: bad usage.
  */
 #include <getopt.h>
 #include <signal.h>
@@ -15,15 +15,16 @@
 #define CLIENTS_MAX 64
 
 static const char help[] =
-	"usage: consistency [options] (--iscsi URL | --nbd URI)...\n"
+	"usage: consistency [options] (--iscsi URL | --nbd URI | --file PATH)...\n"
 	"  --iscsi URL        a connection to iscsi://HOST:PORT/TARGET/LUN (repeatable)\n"
 	"  --nbd URI          a connection to an NBD URI (repeatable)\n"
+	"  --file PATH        a file (repeatable); every other client has it open with O_DIRECT\n"
 	"  --connections N    each of the above so many times (default 1)\n"
 	"  --base LBA         first block in use (default 0)\n"
 	"  --blocks N         blocks in use, but for one more, the counter's (default 1024)\n"
 	"  --depth N          requests in flight a connection (default 8)\n"
 	"  --max-blocks N     of a request (default 64)\n"
-	"  --block-size N     when there are only NBD connections (default 512)\n"
+	"  --block-size N     when there are no iSCSI connections (default 512)\n"
 	"  --seconds S        how long (default 10); SIGTERM ends it early, with all checks\n"
 	"  --seed N           of what is sent (default 1)\n"
 	"  --reconnect[=S]    a lost connection may take so many seconds (30) to come back\n"
@@ -40,8 +41,8 @@ static void on_term(int sig)
 
 struct options {
 	struct run_options run;
-	const char *iscsi[CLIENTS_MAX], *nbd[CLIENTS_MAX];
-	unsigned niscsi, nnbd, connections;
+	const char *iscsi[CLIENTS_MAX], *nbd[CLIENTS_MAX], *file[CLIENTS_MAX];
+	unsigned niscsi, nnbd, nfile, connections;
 	uint32_t block_size;
 };
 
@@ -60,6 +61,8 @@ static bool take_option(struct options *o, int opt, const char *arg)
 		return add_url(o->iscsi, &o->niscsi, arg);
 	case 'n':
 		return add_url(o->nbd, &o->nnbd, arg);
+	case 'f':
+		return add_url(o->file, &o->nfile, arg);
 	case 'c':
 		o->connections = (unsigned)atoi(arg);
 		return o->connections > 0;
@@ -103,14 +106,23 @@ static bool take_option(struct options *o, int opt, const char *arg)
 static bool parse_options(int argc, char **argv, struct options *o)
 {
 	static const struct option longs[] = {
-		{"iscsi", 1, 0, 'i'},	     {"nbd", 1, 0, 'n'},
-		{"connections", 1, 0, 'c'},  {"base", 1, 0, 'B'},
-		{"blocks", 1, 0, 'b'},	     {"depth", 1, 0, 'd'},
-		{"max-blocks", 1, 0, 'm'},   {"block-size", 1, 0, 'z'},
-		{"seconds", 1, 0, 's'},	     {"seed", 1, 0, 'S'},
-		{"reconnect", 2, 0, 'r'},    {"unmap-zeroes", 0, 0, 'u'},
-		{"atomic-reads", 0, 0, 'a'}, {"torn-reads", 0, 0, 't'},
-		{"help", 0, 0, 'h'},	     {0},
+		{"iscsi", 1, 0, 'i'},
+		{"nbd", 1, 0, 'n'},
+		{"file", 1, 0, 'f'},
+		{"connections", 1, 0, 'c'},
+		{"base", 1, 0, 'B'},
+		{"blocks", 1, 0, 'b'},
+		{"depth", 1, 0, 'd'},
+		{"max-blocks", 1, 0, 'm'},
+		{"block-size", 1, 0, 'z'},
+		{"seconds", 1, 0, 's'},
+		{"seed", 1, 0, 'S'},
+		{"reconnect", 2, 0, 'r'},
+		{"unmap-zeroes", 0, 0, 'u'},
+		{"atomic-reads", 0, 0, 'a'},
+		{"torn-reads", 0, 0, 't'},
+		{"help", 0, 0, 'h'},
+		{0},
 	};
 	int opt;
 
@@ -124,7 +136,7 @@ static bool parse_options(int argc, char **argv, struct options *o)
 	}
 	if (o->run.max_blocks > o->run.blocks)
 		o->run.max_blocks = (uint32_t)o->run.blocks;
-	unsigned clients = (o->niscsi + o->nnbd) * o->connections;
+	unsigned clients = (o->niscsi + o->nnbd + o->nfile) * o->connections;
 
 	return optind == argc && clients > 0 && clients <= CLIENTS_MAX;
 }
@@ -138,6 +150,8 @@ static unsigned make_clients(const struct options *o, struct client **clients)
 			clients[n] = client_new_iscsi(o->iscsi[i], n);
 		for (unsigned i = 0; i < o->nnbd; i++, n++)
 			clients[n] = client_new_nbd(o->nbd[i], n, o->block_size);
+		for (unsigned i = 0; i < o->nfile; i++, n++)
+			clients[n] = client_new_file(o->file[i], n, o->block_size);
 	}
 	return n;
 }
