@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What scripts/bench measures with: rawinit and `qemu-img bench` for iSCSI, fio's nbd engine for NBD.
+"""What scripts/bench measures with: rawinit and `qemu-img bench` for iSCSI, fio's nbd engine for NBD, its
+libaio engine and dd for files.
 
 Each client returns a sample: iops, mb_per_s, p50_us, p99_us (where the client tells), cpu_per_mio (CPU seconds of the
 server's processes per million I/Os).
@@ -9,6 +10,7 @@ import os
 import pathlib
 import re
 import subprocess
+import time
 
 CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -77,9 +79,29 @@ def run_qemu_img(context, server, row, seconds):
 
 
 def run_fio(context, server, row, seconds):
-    cmd = ["fio", "--name=bench", "--ioengine=nbd", f"--uri={server.url}", f"--rw={row.rw}", f"--bs={row.block_size}",
-           f"--iodepth={row.depth}", "--time_based", f"--runtime={seconds}", "--thread", "--norandommap",
-           f"--randseed={context.next_seed()}", "--output-format=json"]
+    return fio(context, server, row, seconds, "--ioengine=nbd", f"--uri={server.url}")
+
+
+def run_fio_file(context, server, row, seconds):
+    return fio(context, server, row, seconds, "--ioengine=libaio", "--direct=1", f"--filename={server.url}",
+               "--allow_file_create=0", "--fallocate=none")
+
+
+def run_dd(context, server, row, seconds):
+    """The whole file once, as dd does by default: not O_DIRECT."""
+    which = [f"of={server.url}", "if=/dev/zero", "conv=notrunc"] if row.is_write else [f"if={server.url}", "of=/dev/null"]
+    size = os.path.getsize(server.url)
+    before = cpu_seconds(server.pids)
+    start = time.monotonic()
+    run_client(["dd", f"bs={row.block_size}", f"count={size // row.block_size}", *which], seconds * 20 + 60)
+    took, count = time.monotonic() - start, size // row.block_size
+    return {"iops": count / took, "mb_per_s": size / took / 1e6,
+            "cpu_per_mio": (cpu_seconds(server.pids) - before) / count * 1e6}
+
+
+def fio(context, server, row, seconds, *engine):
+    cmd = ["fio", "--name=bench", *engine, f"--rw={row.rw}", f"--bs={row.block_size}", f"--iodepth={row.depth}",
+           "--time_based", f"--runtime={seconds}", "--thread", "--norandommap", f"--randseed={context.next_seed()}", "--output-format=json"]
     before = cpu_seconds(server.pids)
     output = run_client(cmd, seconds + 60)
     used = cpu_seconds(server.pids) - before

@@ -153,6 +153,50 @@ class EbbAttached(Ebb):
     name, front = "ebb", "nbd"
 
 
+def wait_for_mount(path, proc, seconds=10):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if proc.poll() is not None:
+            raise ServerError(f"{proc.args[0]} ended with {proc.returncode}")
+        if any(line.split()[1] == str(path) for line in open("/proc/mounts")):
+            return
+        time.sleep(0.02)
+    raise ServerError(f"{proc.args[0]} does not mount {path}")
+
+
+def unmount(path):
+    """Nothing is left of the mount of a server that did not end in order."""
+    subprocess.run(["fusermount3", "-u", "-z", "-q", str(path)], stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+class EbbFuse(Ebb):
+    """`ebb serve` and `ebb mount`."""
+
+    name, front = "ebb", "fuse"
+
+    def start(self):
+        super().start()
+        folder = self.context.folder / f"mount-{self.port}"
+        folder.mkdir()
+        self.serving, self.proc = self.proc, None
+        self.spawn(self.context.ebb, "mount", folder, "--foreground", "--socket",
+                   self.context.folder / f"control-{self.port}")
+        wait_for_mount(folder, self.proc)
+        self.url = str(folder / "b")
+
+    @property
+    def pids(self):
+        return descendants(self.proc.pid) + descendants(self.serving.pid)
+
+    def stop(self):
+        mounted, self.proc = self.proc, getattr(self, "serving", self.proc)
+        if mounted and mounted is not self.proc:
+            end_session(mounted)
+            self.context.running.remove(mounted)
+            unmount(pathlib.Path(self.url).parent)
+        super().stop()
+
+
 class EbbEmbedded(Server):
     """The plugin with the engine inside nbdkit, without a daemon."""
 
@@ -217,5 +261,28 @@ class QemuNbd(Server):
         self.url = f"nbd://127.0.0.1:{self.port}"
 
 
-OURS = [EbbIscsi, EbbAttached, EbbEmbedded]
-PEERS = [Tgt, NbdkitFile, QemuNbd]
+class Qsd(Server):
+    """QEMU's storage daemon: as it comes, and with io_uring."""
+
+    name, front, aio = "qsd", "fuse", "threads"
+
+    def start(self):
+        self.url = str(self.context.folder / f"export-{self.port}")
+        pathlib.Path(self.url).touch()
+        direct = "on" if self.mode == "direct" else "off"
+        self.spawn(find_program("qemu-storage-daemon"), "--blockdev",
+                   f"driver=file,node-name=f,filename={self.image},cache.direct={direct},aio={self.aio}",
+                   "--export", f"type=fuse,id=e,node-name=f,mountpoint={self.url},writable=on")
+        wait_for_mount(self.url, self.proc)
+
+    def stop(self):
+        super().stop()
+        unmount(self.url)
+
+
+class QsdUring(Qsd):
+    name, aio = "qsd io_uring", "io_uring"
+
+
+OURS = [EbbIscsi, EbbAttached, EbbEmbedded, EbbFuse]
+PEERS = [Tgt, NbdkitFile, QemuNbd, Qsd, QsdUring]
