@@ -28,6 +28,9 @@ int cli_top(int argc, char **argv, const struct cli_options *global);
 /** `ebb explain`; as cli_serve(). */
 int cli_explain(int argc, char **argv, const struct cli_options *global);
 
+/** `ebb mount`; @argv[0] is "mount". Returns the exit code. */
+int cli_mount(int argc, char **argv, const struct cli_options *global);
+
 /* --- asking the daemon (client.c) --- */
 
 /**

@@ -18,6 +18,7 @@ static const struct {
 	int (*run)(int argc, char **argv, const struct cli_options *global);
 } own[] = {
 	{"serve", "serve files in the foreground, with no configuration", cli_serve},
+	{"mount", "LUNs as files of a directory", cli_mount},
 	{"top", "what LUNs do, live", cli_top},
 	{"explain", "where the time of a LUN goes", cli_explain},
 	{"doctor", "what keeps an appliance from working, with the cures", cli_doctor},

@@ -30,6 +30,10 @@ def test_ebbd():
     assert options_of_man(ROOT / "docs/man/ebbd.8") == options_of_help(EBBD)
 
 
+def test_ebb_mount():
+    assert options_of_man(ROOT / "docs/man/ebb-mount.8") == options_of_help(EBB, "mount")
+
+
 def test_ebb_lio():
     program = ROOT / "appliance/lio/ebb-lio"
     helped = options_of_help(program)

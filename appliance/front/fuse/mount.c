@@ -1,0 +1,338 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The session: mounted by fusermount3 (so no rights are needed), served by a few readers, ended by
+ * a signal or because it was unmounted.
+ *
+ * Readers. A request is read, handed to the port and forgotten, so two readers keep two processors
+ * busy; more would only be woken in turn. What may block for long (a LUN is attached, the daemon is
+ * waited for) is announced, and when nobody would listen any more another reader is started.
+ *
+ * Buffers. A request is received into the reader's buffer, which a write takes along until it is
+ * done. Such buffers are the session's size (the largest write), so they are kept, a few, for
+ * whoever needs the next; of a large one only the pages that were touched cost memory.
+ *
+ * The end. Unmounted: the kernel has nothing open any more, and a reader is told ENODEV. A signal:
+ * readers are interrupted (again and again, as a signal between the look and the read(2) does
+ * nothing), what the port has is waited for and answered, and only then is the mount taken away;
+ * what is still asked of open files then fails.
+ */
+#include "front/fuse/mount_private.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/cleanup.h"
+#include "base/clock.h"
+
+#define READERS_MIN   2u
+#define STACK_SIZE    (256u << 10)
+#define WAKE_SIGNAL   SIGUSR1
+#define WAKE_AGAIN_MS 10u
+#define RETRY_MS      20u
+
+/* As many requests as the port carries out at a time, of those that nobody waits for. */
+#define BACKGROUND_MAX PORT_SLOTS
+
+static _Thread_local struct mount_reader *current;
+
+/* --- buffers --- */
+
+void *mount_take_buffer(void)
+{
+	return take_ptr(current->buf.mem);
+}
+
+void mount_put_buffer(struct mount *m, void *buffer)
+{
+	if (!buffer)
+		return;
+	mutex_lock(&m->lock);
+	if (m->n_buffers < MOUNT_BUFFERS_MAX)
+		m->buffers[m->n_buffers++] = take_ptr(buffer);
+	mutex_unlock(&m->lock);
+	free(buffer);
+}
+
+/* NULL: none is kept; the session makes one. */
+static void *reuse_buffer(struct mount *m)
+{
+	mutex_scope(&m->lock);
+	return m->n_buffers ? m->buffers[--m->n_buffers] : NULL;
+}
+
+/* --- readers --- */
+
+static void *reader_main(void *arg);
+
+static int start_reader_locked(struct mount *m)
+{
+	struct mount_reader *r = &m->readers[m->n_readers];
+	pthread_attr_t attr;
+	int err;
+
+	if (m->n_readers == MOUNT_READERS_MAX)
+		return -EAGAIN;
+	r->m = m;
+	pthread_attr_init(&attr);
+	pthread_attr_setstacksize(&attr, STACK_SIZE);
+	err = pthread_create(&r->thread, &attr, reader_main, r);
+	pthread_attr_destroy(&attr);
+	if (err)
+		return -err;
+	m->n_readers++;
+	m->listening++;
+	m->alive++;
+	return 0;
+}
+
+void mount_begin_slow(struct mount *m)
+{
+	mutex_scope(&m->lock);
+	/* Where none can be started the others wait for us. */
+	if (--m->listening == 0 && !fuse_session_exited(m->se))
+		start_reader_locked(m);
+}
+
+void mount_end_slow(struct mount *m)
+{
+	mutex_scope(&m->lock);
+	m->listening++;
+}
+
+/* Returns whether there will be more. */
+static bool serve_one(struct mount_reader *r)
+{
+	struct mount *m = r->m;
+	int n;
+
+	if (!r->buf.mem)
+		r->buf.mem = reuse_buffer(m);
+	n = fuse_session_receive_buf(m->se, &r->buf);
+	if (n == -EINTR)
+		return true;
+	if (n <= 0)
+		return false;
+	fuse_session_process_buf(m->se, &r->buf);
+	return true;
+}
+
+static void *reader_main(void *arg)
+{
+	struct mount_reader *r = arg;
+	struct mount *m = r->m;
+	sigset_t wake;
+
+	current = r;
+	sigemptyset(&wake);
+	sigaddset(&wake, WAKE_SIGNAL);
+	pthread_sigmask(SIG_UNBLOCK, &wake, NULL);
+	while (!fuse_session_exited(m->se) && serve_one(r))
+		;
+	/* Unmounted, or of no more use: the others are to end as well. */
+	fuse_session_exit(m->se);
+	pthread_kill(m->main, SIGTERM);
+	mutex_scope(&m->lock);
+	m->alive--;
+	pthread_cond_broadcast(&m->changed);
+	return NULL;
+}
+
+static void on_wake(int sig)
+{
+}
+
+/* Interrupts whoever reads, until nobody does. */
+static void stop_readers(struct mount *m)
+{
+	fuse_session_exit(m->se);
+	mutex_lock(&m->lock);
+	while (m->alive) {
+		struct timespec until;
+
+		for (unsigned i = 0; i < m->n_readers; i++)
+			pthread_kill(m->readers[i].thread, WAKE_SIGNAL);
+		clock_gettime(CLOCK_REALTIME, &until);
+		until.tv_nsec += WAKE_AGAIN_MS * NSEC_PER_MSEC;
+		until.tv_sec += until.tv_nsec / (long)NSEC_PER_SEC;
+		until.tv_nsec %= (long)NSEC_PER_SEC;
+		pthread_cond_timedwait(&m->changed, &m->lock.m, &until);
+	}
+	mutex_unlock(&m->lock);
+	for (unsigned i = 0; i < m->n_readers; i++)
+		pthread_join(m->readers[i].thread, NULL);
+}
+
+uint64_t mount_deadline(void)
+{
+	return clock_now_ns() + MOUNT_PATIENCE_MS * NSEC_PER_MSEC;
+}
+
+bool mount_try_again(struct mount *m, fuse_req_t req, int err, uint64_t deadline)
+{
+	struct timespec pause = {.tv_nsec = RETRY_MS * NSEC_PER_MSEC};
+
+	if (err != -EHOSTDOWN || clock_now_ns() >= deadline || fuse_session_exited(m->se) ||
+	    fuse_req_interrupted(req))
+		return false;
+	nanosleep(&pause, NULL);
+	return true;
+}
+
+/* --- the session --- */
+
+static void on_init(void *userdata, struct fuse_conn_info *conn)
+{
+	const struct mount *m = userdata;
+
+	/* Pages of pipes are of no use to what goes into shared memory. */
+	conn->want &=
+		~(unsigned)(FUSE_CAP_SPLICE_READ | FUSE_CAP_SPLICE_WRITE | FUSE_CAP_SPLICE_MOVE);
+	conn->max_background = BACKGROUND_MAX;
+	conn->congestion_threshold = BACKGROUND_MAX * 3 / 4;
+	if (m->opt->cached)
+		conn->max_readahead = conn->max_write;
+}
+
+static const struct fuse_lowlevel_ops ops = {
+	.init = on_init,
+	.lookup = mount_lookup,
+	.forget = mount_forget,
+	.forget_multi = mount_forget_multi,
+	.getattr = mount_getattr,
+	.setattr = mount_setattr,
+	.opendir = mount_opendir,
+	.readdir = mount_readdir,
+	.releasedir = mount_releasedir,
+	.statfs = mount_statfs,
+	.getxattr = mount_getxattr,
+	.listxattr = mount_listxattr,
+	.open = mount_open,
+	.release = mount_release,
+	.read = mount_read,
+	.write = mount_write,
+	.fsync = mount_fsync,
+	.fallocate = mount_fallocate,
+	.lseek = mount_lseek,
+};
+
+static int new_session(struct mount *m, struct reason *why)
+{
+	struct fuse_args args = FUSE_ARGS_INIT(0, NULL);
+	char options[128];
+
+	snprintf(options, sizeof(options), "-ofsname=ebb,subtype=ebb,default_permissions%s%s",
+		 m->opt->allow_other ? ",allow_other" : "", m->opt->read_only ? ",ro" : "");
+	if (fuse_opt_add_arg(&args, "ebb") == 0 && fuse_opt_add_arg(&args, options) == 0)
+		m->se = fuse_session_new(&args, &ops, sizeof(ops), m);
+	fuse_opt_free_args(&args);
+	if (!m->se)
+		return reason_set(why, ENOMEM, "cannot make a FUSE session");
+	return 0;
+}
+
+/* From here on signals wait for serve(), but for what ends a read. */
+static void prepare_signals(void)
+{
+	struct sigaction wake = {.sa_handler = on_wake};
+	sigset_t set;
+
+	sigaction(WAKE_SIGNAL, &wake, NULL);
+	sigemptyset(&set);
+	sigaddset(&set, SIGTERM);
+	sigaddset(&set, SIGINT);
+	sigaddset(&set, SIGHUP);
+	sigaddset(&set, WAKE_SIGNAL);
+	pthread_sigmask(SIG_BLOCK, &set, NULL);
+}
+
+static int serve(struct mount *m, struct reason *why)
+{
+	sigset_t set;
+	int sig, err = 0;
+
+	m->main = pthread_self();
+	mutex_lock(&m->lock);
+	while (!err && m->n_readers < READERS_MIN)
+		err = start_reader_locked(m);
+	mutex_unlock(&m->lock);
+	if (err) {
+		reason_set(why, -err, "cannot start a thread: %s", strerror(-err));
+	} else {
+		if (m->opt->foreground && m->opt->mounted)
+			m->opt->mounted(m->opt->ctx);
+		sigemptyset(&set);
+		sigaddset(&set, SIGTERM);
+		sigaddset(&set, SIGINT);
+		sigaddset(&set, SIGHUP);
+		sigwait(&set, &sig);
+	}
+	stop_readers(m);
+	mount_drain(m);
+	return err;
+}
+
+static int mount_and_serve(struct mount *m, struct reason *why)
+{
+	int err;
+
+	if (fuse_session_mount(m->se, m->opt->dir))
+		return reason_set(why, EIO, "%s: cannot mount there", m->opt->dir);
+	prepare_signals();
+	if (fuse_daemonize(m->opt->foreground))
+		err = reason_set(why, errno, "cannot go to the background: %s", strerror(errno));
+	else
+		err = serve(m, why);
+	fuse_session_unmount(m->se);
+	return err;
+}
+
+/* A mount of LUNs that nobody serves would only be found out later. */
+static int check_daemon(const struct mount_options *opt, struct reason *why)
+{
+	_cleanup_free_ struct port_export *exports = NULL;
+	size_t n;
+
+	return port_client_list(opt->port, &exports, &n, why);
+}
+
+static void mount_free(struct mount *m)
+{
+	mount_node_drop_all(m);
+	if (m->se)
+		fuse_session_destroy(m->se);
+	for (unsigned i = 0; i < m->n_buffers; i++)
+		free(m->buffers[i]);
+	for (unsigned i = 0; i < m->n_readers; i++)
+		free(m->readers[i].buf.mem);
+	pthread_cond_destroy(&m->changed);
+	mutex_destroy(&m->lock);
+	free(m);
+}
+
+int mount_run(const struct mount_options *opt, struct reason *why)
+{
+	struct mount *m;
+	int err = check_daemon(opt, why);
+
+	if (err)
+		return err;
+	m = calloc(1, sizeof(*m));
+	if (!m)
+		return reason_set(why, ENOMEM, "out of memory");
+	m->opt = opt;
+	m->since = time(NULL);
+	m->owner = (struct mount_owner){geteuid(), getegid(), umask(0077), opt->read_only};
+	mutex_init(&m->lock, LOCK_RANK_FRONT);
+	pthread_cond_init(&m->changed, NULL);
+	list_init(&m->nodes);
+	err = new_session(m, why);
+	if (!err)
+		err = mount_and_serve(m, why);
+	mount_free(m);
+	return err;
+}
