@@ -21,7 +21,7 @@ def test_ebb():
     commands.remove("serve")
     page = (ROOT / "docs/man/ebb.1").read_text()
     for c in commands:
-        helped |= options_of_help(EBB, *c.split())
+        helped |= options_of_help(EBB, *c.split()) if c != "mount" else set()  # it has a page of its own
         assert f".It Cm {c}" in page, f"ebb.1 lacks {c}"
     assert options_of_man(ROOT / "docs/man/ebb.1") | {"--help", "--version"} == helped | {"--help", "--version"}
 
