@@ -45,11 +45,18 @@ def load(disk, until):
             lio.scsi(disk, bytes([0x2A, 0, 0, 0, 0, 0, 0, 0, 64, 0]), data=bytes(64 * 512), seconds=60)
 
 
+def sample_the_heap():
+    """Kernels that have KFENCE look out for what their allocator does not see."""
+    with contextlib.suppress(OSError):
+        pathlib.Path("/sys/module/kfence/parameters/sample_interval").write_text("10")
+
+
 def bring_back(disk):
     """The SCSI layer takes a disk offline that has answered nonsense even to its error handling. So it should."""
     pathlib.Path(f"/sys/block/{disk[5:]}/device/state").write_text("running")
 
 
+sample_the_heap()
 with lio.tcmu("ours"):
     made, loop = [lio.Backstore(f"h{n}", 8 * MIB, max_data_area_mb=4) for n in range(3)], lio.Loop()
     server = lio.Server("h")
