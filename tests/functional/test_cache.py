@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The read cache seen from outside: what hits, and that nothing is stale while its memory is being taken."""
+import concurrent.futures
 import ctypes
 import json
 import os
@@ -30,10 +31,14 @@ class Iovec(ctypes.Structure):
 
 
 class Purger(threading.Thread):
-    """Has the kernel take volatile pages of a process, and the process give cached memory back, all the time."""
+    """Has the kernel take volatile pages of a process, and the process give cached memory back, all the time; or for
+    EBB seconds of each FLOOD + EBB, so that the cache is full, and evicts, in between."""
 
-    def __init__(self, e):
+    EBB, FLOOD = 2, 5
+
+    def __init__(self, e, tides):
         super().__init__(daemon=True)
+        self.tides = tides
         self.e, self.ended, self.taken, self.released = e, threading.Event(), 0, 0
         self.libc = ctypes.CDLL(None, use_errno=True)
         self.pidfd = os.pidfd_open(e.proc.pid)
@@ -55,6 +60,8 @@ class Purger(threading.Thread):
     def run(self):
         turn = 0
         while not self.ended.wait(0.02):
+            if self.tides and time.monotonic() % (self.EBB + self.FLOOD) > self.EBB:
+                continue
             try:
                 self.page_out()
                 turn += 1
@@ -110,17 +117,27 @@ def test_a_sequential_reader_is_read_ahead_of(ebb, disk, tmp_path):
     run("cmp", path, tmp_path / "copy", timeout=120)
 
 
+def check(e, seconds, *where):
+    run(TOOLS / "consistency/consistency", "--iscsi", e.iscsi(), "--iscsi", e.iscsi(), "--nbd", e.nbd(), "--nbd", e.nbd(),
+        "--seconds", seconds, "--seed", int(time.time()), *where, timeout=seconds + 120 * SLOW)
+
+
 def checked_while_memory_is_taken(ebb, disk, mode, seconds):
-    e = ebb(f"{disk('64M')},io={mode},cache=read", args=["--memory", "64M"])
-    purger = Purger(e)
+    """The checker over a few blocks, where all meet; for long, over more than the cache holds, too."""
+    long = seconds > 60
+    places = [(), ("--base", 2048, "--blocks", 60000)] if long else [()]
+    e = ebb(f"{disk('64M')},io={mode},cache=read", args=["--memory", "32M" if long else "64M"])
+    purger = Purger(e, tides=long)
     purger.start()
     try:
         for _ in range(4):  # on a busy machine more than once
-            run(TOOLS / "consistency/consistency", "--iscsi", e.iscsi(), "--iscsi", e.iscsi(), "--nbd", e.nbd(), "--nbd",
-                e.nbd(), "--seconds", seconds, "--seed", int(time.time()), timeout=seconds + 120 * SLOW)
+            with concurrent.futures.ThreadPoolExecutor() as pool:
+                for check_ended in [pool.submit(check, e, seconds, *place) for place in places]:
+                    check_ended.result()
             c = cache_of(e)
             print(c, purger.taken, purger.released)
             met = hits(c) > 100 and c["invalidated"] > 100 and (c["purged"] > 0 or not purger.taken)
+            met = met and (not long or (c["evicted"] > 1000 and c["demoted"] > 1000 and c["hits_tmem"] > 100))
             if met:
                 break
     finally:
