@@ -534,11 +534,14 @@ static void free_appliance(struct appliance *app)
 }
 
 /* Ends what start_parts() began, whatever it came to. */
-static void stop_parts(struct appliance *app)
+static void stop_parts(struct appliance *app, bool successor)
 {
-	nbd_supervisor_stop(app->nbd, NULL, NULL);
+	if (successor)
+		nbd_supervisor_leave(app->nbd);
+	else
+		nbd_supervisor_stop(app->nbd, NULL, NULL);
 	if (app->iscsi)
-		iscsi_server_shutdown(app->iscsi, GRACE_MS);
+		iscsi_server_shutdown(app->iscsi, successor ? 0 : GRACE_MS);
 	app_stop_tcmu(app);
 	memory_remove_port(app->memory);
 	if (app->port)
@@ -602,7 +605,7 @@ int appliance_start(struct config *cfg, const struct appliance_options *opt,
 		ret = start_parts(app, cfg, opt->pressure, why);
 	app->starting = false;
 	if (ret) {
-		stop_parts(app);
+		stop_parts(app, false);
 		free_parts(app);
 		config_free(app->started_with);
 		free_appliance(app);
@@ -662,12 +665,12 @@ static int flush_all(struct appliance *app)
 	return atomic_load(&f.err);
 }
 
-int appliance_stop(struct appliance *app)
+int appliance_stop(struct appliance *app, bool successor)
 {
 	int ret;
 
 	app_begin_change(app);
-	stop_parts(app);
+	stop_parts(app, successor);
 	ret = flush_all(app);
 	free_parts(app);
 	app_end_change(app);

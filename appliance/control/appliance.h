@@ -48,9 +48,11 @@ int appliance_start(struct config *cfg, const struct appliance_options *opt,
 		    struct appliance **ret_app, struct reason *why);
 /**
  * Blocks: stops accepting, lets what is in flight finish, flushes every LUN, frees. Returns 0, or
- * the first error of a flush.
+ * the first error of a flush. @successor, after listen_socket_leave(): the next daemon follows at
+ * once, so nbdkit runs on, and initiators are cut off without being asked to log out: all of them
+ * wait instead of giving up.
  */
-int appliance_stop(struct appliance *app);
+int appliance_stop(struct appliance *app, bool successor);
 
 /** The reactor on which the control socket lives. */
 struct reactor *appliance_control_reactor(struct appliance *app);

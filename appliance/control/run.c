@@ -7,11 +7,17 @@
 #include <stdlib.h>
 #include <string.h>
 #include <systemd/sd-daemon.h>
+#include <unistd.h>
 
 #include "base/clock.h"
 #include "base/log.h"
 #include "control/server.h"
+#include "event/listen_provided.h"
+#include "event/listen_socket.h"
 #include "lun/lun.h"
+
+/* By this name the service manager knows the sockets that are ours from one daemon to the next. */
+#define KEPT "ebb-kept"
 
 /* A message that a reactor answers by running it. */
 struct ping {
@@ -63,6 +69,46 @@ static void watchdog_turn(struct watchdog *w, struct appliance *app)
 	}
 }
 
+static void keep_socket(int fd)
+{
+	sd_pid_notify_with_fds(0, 0, "FDSTORE=1\nFDNAME=" KEPT, &fd, 1);
+}
+
+/* Takes the @i-th socket, called @name, over. One that we kept and that has ended is no error. */
+static int take_socket(int i, const char *name, struct reason *why)
+{
+	int fd = SD_LISTEN_FDS_START + i;
+	bool kept = !strcmp(name, KEPT);
+	int ret = listen_provide(fd, !kept, kept ? NULL : why);
+
+	if (ret && kept)
+		close(fd);
+	return kept ? 0 : reason_prefix(why, ret, "socket '%s' of the service manager", name);
+}
+
+int run_take_sockets(struct reason *why)
+{
+	char **names = NULL;
+	int n = sd_listen_fds_with_names(1, &names), ret = 0;
+
+	if (n < 0)
+		return reason_set(why, -n, "LISTEN_FDS: %s", strerror(-n));
+	for (int i = 0; i < n; i++) {
+		if (!ret)
+			ret = take_socket(i, names[i], why);
+		free(names[i]);
+	}
+	free(names);
+	listen_socket_set_keeper(keep_socket);
+	return ret;
+}
+
+static void tell_unused(const char *address)
+{
+	log_warn("socket.unused", "address=%s reason=\"a socket unit that nothing declares\"",
+		 address);
+}
+
 static sigset_t our_signals(void)
 {
 	sigset_t set;
@@ -71,6 +117,7 @@ static sigset_t our_signals(void)
 	sigaddset(&set, SIGTERM);
 	sigaddset(&set, SIGINT);
 	sigaddset(&set, SIGHUP);
+	sigaddset(&set, SIGUSR1);
 	return set;
 }
 
@@ -99,8 +146,8 @@ static void reload(struct appliance *app)
 	sd_notify(0, "READY=1");
 }
 
-/* Answers signals until one says to end. */
-static void serve_signals(struct appliance *app, struct watchdog *w)
+/* Answers signals until one says to end. Returns whether a successor follows. */
+static bool serve_signals(struct appliance *app, struct watchdog *w)
 {
 	sigset_t set = our_signals();
 
@@ -114,8 +161,8 @@ static void serve_signals(struct appliance *app, struct watchdog *w)
 			watchdog_turn(w, app);
 		else if (sig == SIGHUP)
 			reload(app);
-		else if (sig == SIGTERM || sig == SIGINT)
-			break;
+		else if (sig == SIGTERM || sig == SIGINT || sig == SIGUSR1)
+			return sig == SIGUSR1;
 	}
 }
 
@@ -131,7 +178,7 @@ int run_appliance(struct config *cfg, const struct run_options *opt, struct reas
 	struct control_server *srv = NULL;
 	struct watchdog watchdog = {0};
 	struct appliance *app;
-	bool started;
+	bool started, successor = false;
 	int ret, err;
 
 	log_set_level(cfg->log_level);
@@ -146,16 +193,19 @@ int run_appliance(struct config *cfg, const struct run_options *opt, struct reas
 	if (started && opt->started)
 		ret = opt->started(app, opt->ctx, why);
 	if (!ret) {
+		listen_provided_settle(tell_unused);
 		log_info("started", "version=%s control=%s", EBB_VERSION, opt->control_socket);
 		sd_notify(0, "READY=1");
-		serve_signals(app, &watchdog);
+		successor = serve_signals(app, &watchdog);
 		sd_notify(0, "STOPPING=1");
-		log_info("stopping", "version=%s", EBB_VERSION);
+		log_info("stopping", "version=%s successor=%d", EBB_VERSION, successor);
 	}
+	if (successor)
+		listen_socket_leave();
 	if (started && opt->stopping)
 		opt->stopping(app, opt->ctx);
 	control_server_stop(srv);
-	err = appliance_stop(app);
+	err = appliance_stop(app, successor);
 	free(watchdog.pings); /* only now: one may have been on its way to a reactor */
 	if (err && !ret)
 		ret = reason_set(why, -err, "a LUN could not be flushed: %s", strerror(-err));

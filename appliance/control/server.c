@@ -17,7 +17,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 
 #include "base/clock.h"
 #include "base/completion.h"
@@ -314,10 +313,6 @@ static void start_on_reactor(struct reactor_msg *m)
 
 	snprintf(addr, sizeof(addr), "unix:%s", srv->path);
 	ret = listener_open(srv->reactor, addr, accepted, srv, &srv->listener, srv->why);
-	if (!ret && chmod(srv->path, 0600) < 0) {
-		ret = reason_set(srv->why, errno, "%s: %s", srv->path, strerror(errno));
-		listener_close(srv->listener);
-	}
 	finish_call(srv, ret);
 }
 

@@ -25,16 +25,18 @@
 #define PATH_SIZE      4096
 
 static const char help[] =
-	"Usage: ebbd [--config FILE] [--check]\n"
+	"Usage: ebbd [--config FILE] [--check | --memory-high]\n"
 	"\n"
 	"The Ebb block storage service.\n"
 	"\n"
 	"  --config FILE  what to serve, and how: ebb.yaml(5) (default: /etc/ebb/ebb.yaml)\n"
 	"  --check        check FILE and exit: 0, or 1 with FILE:LINE: and the reason on stderr\n"
+	"  --memory-high  print the MemoryHigh= that follows from FILE's memory.max, and exit\n"
 	"  --version      print the version\n"
 	"  --help         this text\n"
 	"\n"
-	"SIGHUP reads FILE again and applies the difference; SIGTERM ends the service in order.\n";
+	"SIGHUP reads FILE again and applies the difference; SIGTERM ends the service in order,\n"
+	"SIGUSR1 too, for the next one: clients wait.\n";
 
 /* Makes @path (its parents too) unless it is there, and gives it to @pw. */
 static int make_dir_for(const char *path, const struct passwd *pw, mode_t mode, struct reason *why)
@@ -114,6 +116,20 @@ static int prepare(const struct config *cfg, const char *state, const char *runt
 	return ret;
 }
 
+/*
+ * Where the kernel is to begin taking memory back from the service: above its budget, with room for
+ * what is not in it - code, page cache - and for the low watermark below the limit.
+ */
+static void print_memory_high(const struct config *cfg)
+{
+	uint64_t max = cfg->memory.max;
+
+	if (max)
+		printf("%llu\n", (unsigned long long)(max + max / 4 + (256ull << 20)));
+	else
+		puts("infinity");
+}
+
 static int started(struct appliance *app, void *ctx, struct reason *why)
 {
 	struct exporter **e = ctx;
@@ -169,15 +185,14 @@ static int run(const char *path, struct config *cfg, struct reason *why)
 
 int main(int argc, char **argv)
 {
-	static const struct option options[] = {{"config", required_argument, NULL, 'c'},
-						{"check", no_argument, NULL, 'k'},
-						{"version", no_argument, NULL, 'V'},
-						{"help", no_argument, NULL, 'h'},
-						{NULL, 0, NULL, 0}};
+	static const struct option options[] = {
+		{"config", required_argument, NULL, 'c'}, {"check", no_argument, NULL, 'k'},
+		{"memory-high", no_argument, NULL, 'm'},  {"version", no_argument, NULL, 'V'},
+		{"help", no_argument, NULL, 'h'},	  {NULL, 0, NULL, 0}};
 	const char *path = DEFAULT_CONFIG;
 	struct reason why = {.text = ""};
 	struct config *cfg;
-	bool check = false;
+	bool check = false, memory_high = false;
 	int c;
 
 	while ((c = getopt_long(argc, argv, "c:h", options, NULL)) >= 0) {
@@ -187,6 +202,9 @@ int main(int argc, char **argv)
 			break;
 		case 'k':
 			check = true;
+			break;
+		case 'm':
+			memory_high = true;
 			break;
 		case 'V':
 			puts("ebbd " EBB_VERSION);
@@ -207,9 +225,16 @@ int main(int argc, char **argv)
 		fprintf(stderr, "%s\n", why.text);
 		return 1;
 	}
-	if (check) {
+	if (memory_high)
+		print_memory_high(cfg);
+	if (check || memory_high) {
 		config_free(cfg);
 		return 0;
+	}
+	if (run_take_sockets(&why)) {
+		fprintf(stderr, "ebbd: %s\n", why.text);
+		config_free(cfg);
+		return 1;
 	}
 	if (run(path, cfg, &why)) {
 		fprintf(stderr, "ebbd: %s\n", why.text);

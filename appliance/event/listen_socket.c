@@ -2,8 +2,10 @@
 #include "event/listen_socket.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <netinet/in.h>
 #include <poll.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -12,9 +14,13 @@
 
 #include "base/cleanup.h"
 #include "base/clock.h"
+#include "event/listen_provided.h"
 #include "event/stream.h"
 
 #define NAP_MS 10
+
+static void (*keeper)(int fd);
+static atomic_bool leaving;
 
 /** The path of a Unix socket's address; NULL: it is another kind of address. */
 static const char *path_of(const char *addr)
@@ -106,6 +112,39 @@ static void note_address(struct listen_socket *s, const char *addr)
 	stream_format_address(&sa, s->address, sizeof(s->address));
 }
 
+/** Takes note of the file that @addr names: it is ours to remove. */
+static void note_file(struct listen_socket *s, const char *addr)
+{
+	const char *path = path_of(addr);
+	struct stat st;
+
+	if (path && lstat(path, &st) == 0) {
+		s->dev = st.st_dev;
+		s->ino = st.st_ino;
+	}
+}
+
+/** Copies the socket that is provided for an address; -ENOENT: none is. */
+static int take_provided(const char *addr, const struct sockaddr_storage *sa,
+			 const struct listen_options *opt, struct listen_socket *ret_socket)
+{
+	struct listen_socket s = {.fd = -1};
+	struct listen_provided p;
+
+	if (!opt->lasting || !listen_provided_find(sa, opt->type, &p))
+		return -ENOENT;
+	s.fd = fcntl(p.fd, F_DUPFD_CLOEXEC, 0);
+	if (s.fd < 0)
+		return -errno;
+	s.shared = p.shared;
+	note_address(&s, addr);
+	if (!s.shared)
+		note_file(&s, addr);
+	listen(s.fd, opt->backlog); /* it listens already: this is about the backlog alone */
+	*ret_socket = s;
+	return 0;
+}
+
 int listen_socket_open(const char *addr, const struct listen_options *opt,
 		       struct listen_socket *ret_socket, struct reason *why)
 {
@@ -115,8 +154,12 @@ int listen_socket_open(const char *addr, const struct listen_options *opt,
 	socklen_t len;
 	int err = parse(addr, &sa, &len, why);
 
-	if (!err && sa.ss_family == AF_UNIX)
-		err = remove_stale(un, opt->type, why);
+	if (err)
+		return err;
+	err = take_provided(addr, &sa, opt, ret_socket);
+	if (err != -ENOENT)
+		return err ? reason_set(why, -err, "%s: %s", addr, strerror(-err)) : 0;
+	err = sa.ss_family == AF_UNIX ? remove_stale(un, opt->type, why) : 0;
 	if (err)
 		return err;
 	s.fd = socket(sa.ss_family, opt->type | SOCK_CLOEXEC, 0);
@@ -133,21 +176,30 @@ int listen_socket_open(const char *addr, const struct listen_options *opt,
 		listen_socket_close(&s);
 		return reason_set(why, err, "%s: cannot listen: %s", addr, strerror(err));
 	}
+	if (opt->lasting && keeper)
+		keeper(s.fd);
 	*ret_socket = s;
 	return 0;
 }
 
 void listen_socket_adopt(const char *addr, struct listen_socket *ret_socket)
 {
-	const char *path = path_of(addr);
-	struct stat st;
+	struct sockaddr_storage sa;
+	struct listen_provided p = {.shared = false};
+	socklen_t len;
 
 	*ret_socket = (struct listen_socket){.fd = -1};
 	snprintf(ret_socket->address, sizeof(ret_socket->address), "%s", addr);
-	if (path && lstat(path, &st) == 0) {
-		ret_socket->dev = st.st_dev;
-		ret_socket->ino = st.st_ino;
-	}
+	if (!parse(addr, &sa, &len, NULL) && listen_provided_find(&sa, SOCK_STREAM, &p))
+		ret_socket->shared = p.shared;
+	if (!ret_socket->shared)
+		note_file(ret_socket, addr);
+}
+
+void listen_socket_shut(struct listen_socket *s)
+{
+	if (!s->shared && !atomic_load(&leaving))
+		shutdown(s->fd, SHUT_RDWR);
 }
 
 void listen_socket_unlink(struct listen_socket *s)
@@ -155,6 +207,8 @@ void listen_socket_unlink(struct listen_socket *s)
 	const char *path = path_of(s->address);
 	struct stat st;
 
+	if (atomic_load(&leaving))
+		return;
 	if (path && s->ino && lstat(path, &st) == 0 && st.st_dev == s->dev && st.st_ino == s->ino)
 		unlink(path);
 	s->ino = 0;
@@ -165,6 +219,16 @@ void listen_socket_close(struct listen_socket *s)
 	listen_socket_unlink(s);
 	if (s->fd >= 0)
 		close(take_fd(s->fd));
+}
+
+void listen_socket_set_keeper(void (*keep)(int fd))
+{
+	keeper = keep;
+}
+
+void listen_socket_leave(void)
+{
+	atomic_store(&leaving, true);
 }
 
 bool listen_again(int err, uint64_t until_ns)

@@ -6,6 +6,9 @@
  * A Unix socket file that exists is connected to: when nobody listens it is stale, and replaced.
  * listen_socket_close() removes the file only if it is still the one that was made: a later
  * instance may have put its own there.
+ *
+ * A daemon that ends for a successor leaves its lasting sockets listening: somebody (the service
+ * manager) keeps copies meanwhile, and provides them to the next one (listen_provided.h).
  */
 #pragma once
 
@@ -22,7 +25,8 @@
 struct listen_socket {
 	int fd;				  /* -1: none */
 	char address[LISTEN_ADDRESS_MAX]; /* as bound, in the form that listen_socket_open takes */
-	dev_t dev;			  /* of the Unix socket's file; else 0 */
+	bool shared;			  /* its owner goes on listening whatever we do */
+	dev_t dev;			  /* of the Unix socket's file, if it is ours; else 0 */
 	ino_t ino;
 };
 
@@ -31,6 +35,7 @@ struct listen_options {
 	int backlog;
 	mode_t mode;	  /* of a Unix socket's file; 0: what the umask leaves */
 	const gid_t *gid; /* whom that file is given to; NULL: as it is */
+	bool lasting;	  /* may be provided, and is kept for a successor */
 };
 
 /**
@@ -42,10 +47,20 @@ int listen_socket_open(const char *addr, const struct listen_options *opt,
 		       struct listen_socket *ret_socket, struct reason *why);
 /** Takes note of an address, as bound, that another process listens on; there is no fd. */
 void listen_socket_adopt(const char *addr, struct listen_socket *ret_socket);
+/** Ends it for all who have copies, but for one that others own or that a successor is to get. */
+void listen_socket_shut(struct listen_socket *s);
 /** Removes the file of a Unix socket; who is connected stays so. Idempotent. */
 void listen_socket_unlink(struct listen_socket *s);
 /** Closes it, and removes the file. Idempotent. */
 void listen_socket_close(struct listen_socket *s);
+
+/**
+ * @keep is called, on any thread, with each lasting socket that is opened and was not provided, so
+ * that somebody gets a copy for a successor. To be set before any thread is started.
+ */
+void listen_socket_set_keeper(void (*keep)(int fd));
+/** A successor follows: from now on no socket is shut down and no file removed. */
+void listen_socket_leave(void);
 
 /**
  * For a loop around an attempt to listen: whether to try again after @err, asked after a nap. Yes

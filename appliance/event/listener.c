@@ -104,7 +104,8 @@ static void accept_done(struct reactor_op *op, int res, uint32_t flags)
 int listener_open(struct reactor *r, const char *addr, listener_accept_fn fn, void *ctx,
 		  struct listener **ret_listener, struct reason *why)
 {
-	static const struct listen_options opt = {.type = SOCK_STREAM, .backlog = BACKLOG};
+	static const struct listen_options opt = {
+		.type = SOCK_STREAM, .backlog = BACKLOG, .mode = 0600, .lasting = true};
 	struct listener *l = calloc(1, sizeof(*l));
 	int ret;
 
@@ -133,7 +134,7 @@ const char *listener_address(const struct listener *l)
 void listener_close(struct listener *l)
 {
 	l->closing = true;
-	shutdown(l->socket.fd, SHUT_RDWR); /* no connection is taken from now on */
+	listen_socket_shut(&l->socket); /* no connection is taken from now on */
 	listen_socket_unlink(&l->socket);
 	reactor_timer_cancel(l->r, &l->pause);
 	if (l->armed)

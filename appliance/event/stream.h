@@ -88,7 +88,8 @@ typedef void (*listener_accept_fn)(void *ctx, int fd, const struct sockaddr_stor
 
 /**
  * Listens on @addr: "1.2.3.4:3260", "[::1]:3260", or "unix:PATH" (a stale socket file that nobody
- * listens on is replaced). Port 0 lets the kernel choose. Errors are explained in @why.
+ * listens on is replaced; its mode is 0600). Port 0 lets the kernel choose. What is provided for
+ * the address is taken (listen_provided.h). Errors are explained in @why.
  */
 int listener_open(struct reactor *r, const char *addr, listener_accept_fn fn, void *ctx,
 		  struct listener **ret_listener, struct reason *why);

@@ -59,6 +59,7 @@ int iscsi_server_create(const struct iscsi_server_options *opt, struct iscsi_ser
 /**
  * Control. Stops accepting, asks initiators to log out (async message 1, then 2), lets commands in
  * flight finish, and returns when no connection is left: after @grace_ms at most they are dropped.
+ * 0: nobody is asked, as before a restart, which initiators are to take for a break of the line.
  */
 void iscsi_server_shutdown(struct iscsi_server *srv, unsigned grace_ms);
 /** Control. After iscsi_server_shutdown(); while the reactors still run. NULL is fine. */

@@ -623,7 +623,8 @@ void iscsi_server_shutdown(struct iscsi_server *srv, unsigned grace_ms)
 		if (iscsi_server_remove_portal(srv, addr) < 0)
 			break;
 	mutex_lock(&srv->lock);
-	tell_all_locked(srv, CTL_ASK_LOGOUT);
+	if (grace_ms)
+		tell_all_locked(srv, CTL_ASK_LOGOUT);
 	if (!wait_gone_locked(srv, grace_ms)) {
 		tell_all_locked(srv, CTL_DROP);
 		if (!wait_gone_locked(srv, 1000)) {

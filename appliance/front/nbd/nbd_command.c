@@ -195,9 +195,11 @@ static uint64_t hash_file(uint64_t h, const char *path)
 	return hash_add(h, &who, sizeof(who));
 }
 
-/** The command line, the addresses, and which files nbdkit has read. */
-static uint64_t fingerprint(const struct nbd_command *c, const struct nbd_options *opt,
-			    const char *plugin)
+/**
+ * The command line, the addresses, and which files nbdkit has read. Not the plugin: an upgrade
+ * replaces it while clients are connected, and the port tells versions apart.
+ */
+static uint64_t fingerprint(const struct nbd_command *c, const struct nbd_options *opt)
 {
 	static const char *const certificates[] = {"ca-cert.pem", "ca-crl.pem", "server-cert.pem",
 						   "server-key.pem"};
@@ -208,7 +210,6 @@ static uint64_t fingerprint(const struct nbd_command *c, const struct nbd_option
 		h = hash_add(h, c->argv[i], strlen(c->argv[i]) + 1);
 	for (unsigned i = 0; i < opt->n_listen; i++)
 		h = hash_add(h, opt->listen[i], strlen(opt->listen[i]) + 1);
-	h = hash_file(h, plugin);
 	if (opt->tls_psk)
 		h = hash_file(h, opt->tls_psk);
 	for (size_t i = 0; opt->tls_certificates && i < 4; i++) {
@@ -252,7 +253,7 @@ int nbd_command_init(struct nbd_command *c, const struct nbd_options *opt, struc
 		return err;
 	err = add_all(c, opt, plugin);
 	if (!err)
-		c->fingerprint = fingerprint(c, opt, plugin);
+		c->fingerprint = fingerprint(c, opt);
 	if (err) {
 		nbd_command_free(c);
 		return reason_set(why, -err, "NBD: %s", strerror(-err));

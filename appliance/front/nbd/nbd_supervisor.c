@@ -7,6 +7,7 @@
  *	ADOPTING --it does not find it in time--> ENDING --it ends--> WAITING
  *	STARTING, ADOPTING, SERVING --it ends--> WAITING --backoff timer--> STARTING
  *	any --stop--> STOPPING --it has ended--> gone
+ *	ADOPTING, SERVING --leave--> LEAVING --nothing of ours watches it any more--> gone
  *
  * Each instance has descriptors of ours, each with one op on the ring: a pidfd (polled), the pipe
  * that the pid file is written into (not of one that was adopted), and the FIFO that is its stderr.
@@ -53,7 +54,7 @@
 #define LOOK_NS	       (20 * NSEC_PER_MSEC) /* between looks for an adopted nbdkit at the port */
 #define ADOPT_NS       (10 * NSEC_PER_SEC)  /* after which it is not going to come */
 
-enum state { IDLE, STARTING, ADOPTING, SERVING, ENDING, WAITING, STOPPING };
+enum state { IDLE, STARTING, ADOPTING, SERVING, ENDING, WAITING, STOPPING, LEAVING };
 
 /** A descriptor that is read or polled on the ring. */
 struct watch {
@@ -84,7 +85,7 @@ struct nbd_supervisor {
 	bool adopted;
 	int exit_status;
 	struct reactor_timer timer; /* backoff, or the end of patience */
-	struct reactor_msg start_msg, stop_msg;
+	struct reactor_msg start_msg, stop_msg, leave_msg;
 	void (*stopped)(void *ctx);
 	void *stopped_ctx;
 
@@ -137,15 +138,27 @@ static void supervisor_free(struct nbd_supervisor *s)
 	free(s);
 }
 
-static void finish_stop(struct nbd_supervisor *s)
+static void finish(struct nbd_supervisor *s)
 {
 	void (*stopped)(void *ctx) = s->stopped;
 	void *ctx = s->stopped_ctx;
 
 	reactor_timer_cancel(s->reactor, &s->timer);
-	nbd_record_remove(&s->place);
 	supervisor_free(s);
 	stopped(ctx);
+}
+
+static void finish_stop(struct nbd_supervisor *s)
+{
+	nbd_record_remove(&s->place);
+	finish(s);
+}
+
+/** Goes on once nothing watches nbdkit, which is on record for a successor. */
+static void instance_left(struct nbd_supervisor *s)
+{
+	if (!s->process.armed && !s->errors.armed)
+		finish(s);
 }
 
 static void schedule(struct nbd_supervisor *s, int status)
@@ -205,6 +218,10 @@ static void process_done(struct reactor_op *op, int res, uint32_t flags)
 	struct nbd_supervisor *s = container_of(op, struct nbd_supervisor, process.op);
 
 	s->process.armed = false;
+	if (s->state == LEAVING) {
+		instance_left(s);
+		return;
+	}
 	/* A pidfd that is readable is a process that has ended. */
 	if (res < 0 || !(res & POLLIN) || !reap(s)) {
 		process_arm(s);
@@ -278,6 +295,10 @@ static void errors_done(struct reactor_op *op, int res, uint32_t flags)
 	struct nbd_supervisor *s = container_of(op, struct nbd_supervisor, errors.op);
 
 	s->errors.armed = false;
+	if (s->state == LEAVING) {
+		instance_left(s);
+		return;
+	}
 	if (res > 0) {
 		char *nul;
 
@@ -300,7 +321,8 @@ static void errors_done(struct reactor_op *op, int res, uint32_t flags)
 static int listen_on(const char *address, uint64_t patience_ns, struct listen_socket *ret_socket,
 		     struct reason *why)
 {
-	static const struct listen_options opt = {.type = SOCK_STREAM, .backlog = BACKLOG};
+	static const struct listen_options opt = {
+		.type = SOCK_STREAM, .backlog = BACKLOG, .lasting = true};
 	uint64_t until = clock_now_ns() + patience_ns;
 	int err;
 
@@ -455,6 +477,22 @@ static void stop_msg(struct reactor_msg *m)
 	reactor_timer_arm(s->reactor, &s->timer, clock_now_ns() + KILL_NS);
 }
 
+static void leave_msg(struct reactor_msg *m)
+{
+	struct nbd_supervisor *s = container_of(m, struct nbd_supervisor, leave_msg);
+
+	if ((s->state != SERVING && s->state != ADOPTING) || s->exited) {
+		stop_msg(&s->stop_msg); /* there is none that a successor could adopt */
+		return;
+	}
+	s->state = LEAVING;
+	reactor_timer_cancel(s->reactor, &s->timer);
+	log_info("nbd.nbdkit.left", "pid=%d", (int)s->record.pid);
+	reactor_cancel(s->reactor, &s->process.op);
+	if (s->errors.armed)
+		reactor_cancel(s->reactor, &s->errors.op);
+}
+
 /**
  * Finds the nbdkit of a daemon before us. Returns whether it is to be adopted: then its process and
  * stderr are open and its addresses taken. One that was started with other options is ended.
@@ -538,6 +576,7 @@ int nbd_supervisor_start(struct reactor *r, const struct nbd_options *opt,
 	s->status.last_status = -1;
 	s->start_msg.fn = start_msg;
 	s->stop_msg.fn = stop_msg;
+	s->leave_msg.fn = leave_msg;
 	reactor_timer_init(&s->timer, timer_fired);
 	reactor_post(r, &s->start_msg);
 	*ret_supervisor = s;
@@ -560,6 +599,19 @@ void nbd_supervisor_stop(struct nbd_supervisor *s, void (*stopped)(void *ctx), v
 	s->stopped = completion_done;
 	s->stopped_ctx = &over;
 	reactor_post(s->reactor, &s->stop_msg);
+	completion_wait(&over);
+}
+
+void nbd_supervisor_leave(struct nbd_supervisor *s)
+{
+	struct completion over;
+
+	if (!s)
+		return;
+	completion_init(&over);
+	s->stopped = completion_done;
+	s->stopped_ctx = &over;
+	reactor_post(s->reactor, &s->leave_msg);
 	completion_wait(&over);
 }
 

@@ -8,9 +8,9 @@
  * the backlog instead of being refused. nbdkit says that it serves by writing its pid file into a
  * pipe of ours.
  *
- * nbdkit outlives a daemon that is killed, and its clients' requests wait in the plugin. The next
- * daemon with the same port socket adopts it when it was started with the same options (else it is
- * ended and started anew); nbd_record.h says how it is known.
+ * nbdkit outlives a daemon that is killed or restarted, and its clients' requests wait in the
+ * plugin. The next daemon with the same port socket adopts it when it was started with the same
+ * options (else it is ended and started anew); nbd_record.h says how it is known.
  */
 #pragma once
 
@@ -78,6 +78,13 @@ int nbd_supervisor_start(struct reactor *r, const struct nbd_options *opt,
  * it is NULL the call blocks until then (so: not on a reactor's thread). NULL supervisor: nothing.
  */
 void nbd_supervisor_stop(struct nbd_supervisor *s, void (*stopped)(void *ctx), void *ctx);
+
+/**
+ * Lets nbdkit run on, with what its clients ask for waiting in the plugin, for the supervisor of
+ * the next daemon to adopt, and frees. After listen_socket_leave(). Blocks; not on a reactor's
+ * thread. An nbdkit that is not serving is ended. NULL: nothing.
+ */
+void nbd_supervisor_leave(struct nbd_supervisor *s);
 
 /** The i-th address as bound, in the form of `listen`; valid until stop. NULL past the end. */
 const char *nbd_supervisor_address(const struct nbd_supervisor *s, unsigned i);
