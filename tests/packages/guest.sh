@@ -13,7 +13,8 @@ expect() { # expect WHAT COMMAND...
 		echo "ok: $what"
 	else
 		cat $said
-		journalctl --no-pager -u ebb -n 40
+		systemctl status --no-pager -n 20 ebb
+		journalctl --no-pager -n 40
 		echo "FAILED: $what"
 		exit 1
 	fi
@@ -26,7 +27,8 @@ lines() { [ "$("${@:2}" | wc -l)" -ge "$1" ]; }
 ip link set lo up
 cd /
 expect "apt installs the packages" apt_get install ./packages/ebb_[0-9]*_*.deb ./packages/nbdkit-plugin-ebb_*.deb
-expect "the service is up" systemctl is-active ebb.service ebb.target
+expect "the service is up" systemctl is-active ebb.service
+expect "and its target" systemctl is-active ebb.target
 echo "exposure here: $(systemd-analyze security --no-pager ebb.service | tail -1)"
 echo "confined by: $(cat "/proc/$(pid)/attr/current" 2>/dev/null || echo no AppArmor)"
 expect "as its user" [ "$(stat -c %U "/proc/$(pid)")" = ebb ]
