@@ -1,8 +1,12 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * The kernel notifies for each command. The first notification has the reactor look at the ring in
- * every turn, until it goes to sleep; all that ended in a turn is told with one kick. A kick makes
- * the kernel copy what was read, on our thread.
+ * every turn, until it goes to sleep, and only then the device is watched again: who is awake finds
+ * commands by looking, and neither side pays for a notification that nobody needs.
+ *
+ * All that ended in a turn is told with one kick. A kick makes the kernel copy what was read, on
+ * the thread that kicks. Where that is much, another thread does it, and the next commands are
+ * carried out meanwhile.
  *
  * A command that must not be carried out twice keeps its entry until it has ended (tcmu_ring.h). If
  * that is the next to be given back, what else has ended waits. It does not wait for others itself:
@@ -20,7 +24,8 @@
 #include "base/log.h"
 #include "front/tcmu/tcmu_guard.h"
 
-#define BATCH	   64u	/* commands taken in a row: others want their turn too */
+#define BATCH	   64u		/* commands taken in a row: others want their turn too */
+#define ASIDE	   (128u << 10) /* bytes that are worth another thread to copy them */
 #define IDLE_TURNS 256u /* after which the ring is not looked at before the next notification */
 
 static void try_end(struct tcmu_session *s);
@@ -36,15 +41,37 @@ void tcmu_session_fail(struct tcmu_session *s, const char *what)
 		s->state = TCMU_DRAINING;
 	if (s->armed)
 		reactor_cancel(s->reactor, &s->poll_op);
+	reactor_defer(s->reactor, &s->kick); /* which goes on with the end */
 }
 
 /* --- telling the kernel --- */
+
+static void aside_run(struct worker_job *j)
+{
+	tcmu_kernel_kick(&container_of(j, struct tcmu_session, aside)->channel);
+}
+
+static void aside_done(struct worker_job *j)
+{
+	struct tcmu_session *s = container_of(j, struct tcmu_session, aside);
+
+	s->kicking = false;
+	reactor_defer(s->reactor, &s->kick); /* what has ended meanwhile */
+}
 
 static void kick(struct reactor_task *t)
 {
 	struct tcmu_session *s = container_of(t, struct tcmu_session, kick);
 
-	tcmu_kernel_kick(&s->channel);
+	if (s->kicking)
+		return;
+	s->kicking = s->owed && s->owed_bytes >= ASIDE;
+	if (s->kicking)
+		worker_submit(&s->aside);
+	else if (s->owed)
+		tcmu_kernel_kick(&s->channel);
+	s->owed = false;
+	s->owed_bytes = 0;
 	try_end(s);
 }
 
@@ -68,6 +95,8 @@ static void tell(struct tcmu_cmd *c)
 
 	if (!s->broken && tcmu_ring_complete(&s->ring, &c->result, &what))
 		tcmu_session_fail(s, what);
+	s->owed = true;
+	s->owed_bytes += c->result.read_len;
 	list_del(&c->link);
 	list_del(&c->once_link);
 	atomic_store_explicit(&s->inflight, --s->n_live, memory_order_relaxed);
@@ -103,12 +132,29 @@ static bool has_work(struct reactor_poller *p)
 {
 	const struct tcmu_session *s = container_of(p, struct tcmu_session, poller);
 
-	return s->n_live < TCMU_DEPTH && tcmu_ring_ready(&s->ring);
+	return (s->n_live < TCMU_DEPTH && tcmu_ring_ready(&s->ring)) ||
+	       tcmu_guard_hit(s->channel.guard);
 }
 
-/* The kernel notifies always: nothing to ask for. */
+/*
+ * Has the device watched: what comes from now on is told. A device that is not read stays readable,
+ * so it is read first; then the ring is looked at once more, by the caller.
+ */
+static void watch(struct tcmu_session *s)
+{
+	uint32_t count;
+
+	if (s->armed)
+		return;
+	while (read(s->channel.fd, &count, sizeof(count)) < 0 && errno == EINTR)
+		;
+	s->armed = true;
+	io_uring_prep_poll_add(reactor_sqe(s->reactor, &s->poll_op), s->channel.fd, POLLIN);
+}
+
 static bool may_sleep(struct reactor_poller *p)
 {
+	watch(container_of(p, struct tcmu_session, poller));
 	return !has_work(p);
 }
 
@@ -142,22 +188,15 @@ static void work(struct reactor_poller *p)
 	if (got < 0)
 		tcmu_session_fail(s, what);
 	s->idle_turns = n || starved ? 0 : s->idle_turns + 1;
-	if (s->idle_turns >= IDLE_TURNS)
+	if (s->idle_turns >= IDLE_TURNS && s->state == TCMU_RUNNING && may_sleep(p))
 		reactor_poller_remove(p);
-}
-
-/* Never read: the poll tells each notification, whatever the count is. */
-static void arm(struct tcmu_session *s)
-{
-	s->armed = true;
-	io_uring_prep_poll_multishot(reactor_sqe(s->reactor, &s->poll_op), s->channel.fd, POLLIN);
 }
 
 static void notified(struct reactor_op *op, int res, uint32_t flags)
 {
 	struct tcmu_session *s = container_of(op, struct tcmu_session, poll_op);
 
-	s->armed = flags & IORING_CQE_F_MORE;
+	s->armed = false;
 	if (s->state == TCMU_RUNNING && res < 0 && res != -EINTR && res != -EAGAIN &&
 	    res != -ECANCELED)
 		tcmu_session_fail(s, "its device cannot be watched");
@@ -167,8 +206,6 @@ static void notified(struct reactor_op *op, int res, uint32_t flags)
 		try_end(s);
 		return;
 	}
-	if (!s->armed)
-		arm(s);
 	s->idle_turns = 0;
 	reactor_poller_add(s->reactor, &s->poller);
 }
@@ -212,7 +249,7 @@ static void release_done(struct worker_job *j)
 static void try_end(struct tcmu_session *s)
 {
 	if (s->state != TCMU_DRAINING || !list_empty(&s->live) || s->n_tmfs || s->armed ||
-	    !list_empty(&s->kick.link))
+	    s->kicking || !list_empty(&s->kick.link))
 		return;
 	if (s->attached)
 		scsi_nexus_detach(&s->nexus);
@@ -246,8 +283,8 @@ static void start_run(struct reactor_msg *m)
 
 	scsi_nexus_attach(&s->nexus);
 	s->attached = true;
-	arm(s);
 	/* What an earlier process has ended, the kernel may not have seen. */
+	s->owed = true;
 	reactor_defer(s->reactor, &s->kick);
 	reactor_poller_add(s->reactor, &s->poller);
 }
@@ -281,6 +318,7 @@ static void init(struct tcmu_session *s, const struct tcmu_session_options *opt)
 	s->poller = (struct reactor_poller){.ready = has_work, .run = work, .sleep = may_sleep};
 	list_init(&s->poller.link);
 	reactor_task_init(&s->kick, kick);
+	s->aside = (struct worker_job){.run = aside_run, .done = aside_done, .reactor = s->reactor};
 	list_init(&s->live);
 	list_init(&s->spare);
 	list_init(&s->untold);

@@ -46,10 +46,14 @@ struct tcmu_session {
 	struct scsi_nexus nexus;
 	bool attached; /* the nexus */
 	struct reactor_op poll_op;
-	bool armed;
+	bool armed;		      /* the device is watched */
 	struct reactor_poller poller; /* on while the kernel brings commands */
 	unsigned idle_turns;
 	struct reactor_task kick; /* tells the kernel what has ended, once a turn */
+	bool owed;		  /* something has since the last one ... */
+	uint64_t owed_bytes;	  /* ... which is so much to copy for the kernel */
+	struct worker_job aside;  /* a kick by another thread */
+	bool kicking;		  /* it is under way */
 	struct list_node live, spare;
 	struct list_node untold;  /* have ended: the next entry is one's of @once */
 	struct list_node once;	  /* commands not to be carried out twice, live or ended */

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 #include "fake_tcmu.h"
 
+#include <fcntl.h>
 #include <stdatomic.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -39,6 +40,7 @@ struct tcmu_channel fake_channel(struct fake *f)
 		close(f->peer);
 	}
 	assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair), 0);
+	assert_int_equal(fcntl(pair[1], F_SETFL, O_NONBLOCK), 0); /* as the device is opened */
 	f->fd = pair[0];
 	ch.fd = pair[1];
 	f->peer = dup(pair[1]);
@@ -163,7 +165,7 @@ static void drain(int fd)
 		;
 }
 
-/* Like a UIO device, readable from then on; the session never reads. */
+/* Like a UIO device, readable until it is read. */
 void fake_notify(struct fake *f)
 {
 	drain(f->peer);

@@ -269,6 +269,48 @@ static void many_commands_keep_their_data(void **state)
 	stop(f);
 }
 
+/* Reads so large that another thread tells of them, and small ones among them. */
+static void large_reads_and_small_ones_end_side_by_side(void **state)
+{
+	enum { READS = 4, LARGE = 1u << 20, SMALL = 4096, ROUNDS = 20 };
+	struct fixture *f = *state;
+	uint8_t cdb[16];
+
+	for (unsigned i = 0; i < READS; i++) {
+		const struct iovec out = fake_iov(&f->k, 0, LARGE);
+
+		memset(fake_data(&f->k, 0), 'a' + (int)i, LARGE);
+		rw_cdb(cdb, true, i * (LARGE / BLOCK), LARGE / BLOCK);
+		assert_int_equal(run(f, cdb, 16, &out, 1)->status, SCSI_GOOD);
+	}
+	for (unsigned round = 0; round < ROUNDS; round++) {
+		uint16_t large[READS], small[READS];
+
+		memset(fake_data(&f->k, 0), 0, READS * (LARGE + SMALL));
+		for (unsigned i = 0; i < READS; i++) {
+			const struct iovec in[2] = {
+				fake_iov(&f->k, i * LARGE, LARGE),
+				fake_iov(&f->k, READS * LARGE + i * SMALL, SMALL)};
+
+			rw_cdb(cdb, false, i * (LARGE / BLOCK), LARGE / BLOCK);
+			large[i] = fake_push(&f->k, cdb, 16, &in[0], 1);
+			rw_cdb(cdb, false, i * (LARGE / BLOCK), SMALL / BLOCK);
+			small[i] = fake_push(&f->k, cdb, 16, &in[1], 1);
+			fake_notify(&f->k);
+		}
+		for (unsigned i = 0; i < READS; i++) {
+			const uint8_t *end = fake_data(&f->k, (i + 1) * LARGE) - 1;
+
+			assert_int_equal(fake_wait(&f->k, large[i])->status, SCSI_GOOD);
+			assert_int_equal(fake_wait(&f->k, small[i])->status, SCSI_GOOD);
+			assert_int_equal(*end, 'a' + i);
+			assert_memory_equal(fake_data(&f->k, READS * LARGE + i * SMALL),
+					    end + 1 - SMALL, SMALL);
+		}
+	}
+	stop(f);
+}
+
 static void aborts_of_both_sides_come_through(void **state)
 {
 	struct fixture *f = *state;
@@ -449,6 +491,7 @@ int main(void)
 		T(a_refusal_has_its_sense),
 		T(data_that_the_cdb_does_not_ask_for_are_refused),
 		T(many_commands_keep_their_data),
+		T(large_reads_and_small_ones_end_side_by_side),
 		T(aborts_of_both_sides_come_through),
 		T(an_entry_of_what_is_done_once_is_for_its_own_answer),
 		T(what_does_not_compare_is_not_marked),
