@@ -196,6 +196,28 @@ class Loop:
             d.rmdir()
 
 
+class IscsiTarget:
+    """A backstore as LUN 0 of LIO's iSCSI target, for everybody."""
+
+    def __init__(self, name, backstore, port=3260):
+        self.iqn = f"iqn.2026-11.local.ebb:{name}"
+        self.url = f"iscsi://127.0.0.1:{port}/{self.iqn}/0"
+        run("modprobe", "-a", "iscsi_target_mod", "crc32c")  # the kernel cannot ask for the latter itself in the guest
+        self.tpg, self.backstore = TARGET / "iscsi" / self.iqn / "tpgt_1", backstore
+        self.portal, self.lun = self.tpg / f"np/127.0.0.1:{port}", self.tpg / "lun/lun_0"
+        for d in (self.portal, self.lun):
+            d.mkdir(parents=True)
+        (self.lun / backstore.name).symlink_to(backstore.path)
+        for name, value in (("authentication", 0), ("generate_node_acls", 1), ("demo_mode_write_protect", 0), ("cache_dynamic_acls", 1)):
+            write(self.tpg / "attrib" / name, value)
+        write(self.tpg / "enable", 1)
+
+    def remove(self):
+        (self.lun / self.backstore.name).unlink()
+        for d in (self.lun, self.portal, self.tpg, self.tpg.parent):
+            d.rmdir()
+
+
 SG_IO, SG_FROM_DEVICE, SG_TO_DEVICE = 0x2285, -3, -2
 SG_HEADER = "iiBBHIPPPIIiPBBBBHHiII"  # struct sg_io_hdr
 
@@ -267,6 +289,27 @@ class Server:
         stop(self.process, how)
 
 
+class Ebb:
+    """`ebb serve` with the LUNs that are given as on its command line, as the userspace of backstores only."""
+
+    def __init__(self, folder, *luns):
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder, out = folder, folder / "out"
+        ebb = REPO / os.environ.get("EBB_BUILD", "build-test") / "appliance/cli/ebb"
+        with open(out, "w", encoding="utf-8") as o, open(folder / "err", "a", encoding="utf-8") as e:
+            self.process = subprocess.Popen(
+                [ebb, "serve", *luns, "--tcmu", "--iscsi", "none", "--nbd", "none", "--metrics", "none", "--state", folder / "state",
+                 "--socket", folder / "control.sock"], stdin=subprocess.DEVNULL, stdout=o, stderr=e)
+        wait_for("ebbd", lambda: self.process.poll() is not None or "ready" in out.read_text().split())
+        assert self.process.poll() is None, self.errors()
+
+    def errors(self):
+        return (self.folder / "err").read_text()
+
+    def stop(self, how="TERM"):
+        stop(self.process, how)
+
+
 def start_dbus():
     """The system bus, which targetcli and tcmu-runner want."""
     os.makedirs("/run/dbus", exist_ok=True)
@@ -276,8 +319,11 @@ def start_dbus():
 
 
 def make_target_folders():
-    for d in ("/etc/target/backup", "/etc/rtslib-fb-target/pr", "/etc/rtslib-fb-target/alua", "/var/target/pr", "/var/target/alua"):
-        os.makedirs(d, exist_ok=True)
+    """Where targetcli saves to, and where LIO keeps reservations: in files as a thread of the kernel sees them, that is
+    below the root of the first process."""
+    for root in ("/", "/proc/1/root/"):
+        for d in ("etc/target/backup", *(f"{t}/{k}" for t in ("etc/target", "etc/rtslib-fb-target", "var/target") for k in ("pr", "alua"))):
+            os.makedirs(root + d, exist_ok=True)
 
 
 class Runner:
