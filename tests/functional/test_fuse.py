@@ -265,7 +265,7 @@ def test_a_reservation_is_respected(one):
 
 
 def fio(path, *args, **kw):
-    return subprocess.Popen([need("fio"), "--name=f", f"--filename={path}", "--allow_file_create=0", "--size=12M",
+    return subprocess.Popen([need("fio"), "--name=f", f"--filename={path}", "--allow_file_create=0", f"--size={12 // PACE}M",
                              "--fallocate=none", *args], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
                             stdin=subprocess.DEVNULL, **kw)
 
@@ -336,7 +336,7 @@ def test_ended_under_load(one, mount, sig):
 
 def test_a_killed_daemon_is_a_pause(one):
     e, m, path = one
-    p = fio(path, "--ioengine=libaio", "--direct=1", "--iodepth=8", "--loops=3", *VERIFY)
+    p = fio(path, "--ioengine=libaio", "--direct=1", "--iodepth=8", "--loops=2", *VERIFY)
     try:
         for _ in range(2):
             wait_for("load", lambda: in_flight_here(e) > 100)

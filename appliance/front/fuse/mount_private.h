@@ -22,7 +22,8 @@
 #include "front/fuse/mount_rules.h"
 
 #define MOUNT_READERS_MAX 16u
-#define MOUNT_BUFFERS_MAX 8u
+/* More are made when more writes are in flight, which costs their first touch each time. */
+#define MOUNT_BUFFERS_MAX 16u
 
 /* How long requests wait for a daemon that is being started again, as nbdkit's plugin has it. */
 #define MOUNT_PATIENCE_MS 30000u
