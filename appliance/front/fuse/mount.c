@@ -309,6 +309,7 @@ static void mount_free(struct mount *m)
 		free(m->buffers[i]);
 	for (unsigned i = 0; i < m->n_readers; i++)
 		free(m->readers[i].buf.mem);
+	free(m->recent);
 	pthread_cond_destroy(&m->changed);
 	mutex_destroy(&m->lock);
 	free(m);

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * The directory, and what is told of files. The kernel is told to remember nothing of it (timeouts
- * of 0): which LUNs there are, and how large they are, may change at any time, and whoever asks is
- * told what is so now.
+ * of 0): which LUNs there are, and how large they are, may change at any time. Whoever asks is told
+ * what is so now, of LUNs that nobody has open what was so a moment ago (MOUNT_RECENT_MS).
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -31,40 +31,35 @@ static int list(fuse_req_t req, struct port_export **ret_exports, size_t *ret_n)
 	return err;
 }
 
-static const struct port_export *find_name(const struct port_export *exports, size_t n,
-					   const char *name)
+static int find(fuse_req_t req, const char *name, struct port_export *ret_export)
 {
-	for (size_t i = 0; i < n; i++)
-		if (strcmp(exports[i].name, name) == 0)
-			return &exports[i];
-	return NULL;
+	int err;
+
+	mount_begin_slow(of(req));
+	err = mount_find(of(req), req, name, ret_export);
+	mount_end_slow(of(req));
+	return err;
 }
 
 void mount_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
 {
-	_cleanup_free_ struct port_export *exports = NULL;
 	struct fuse_entry_param entry = {0};
-	const struct port_export *e;
+	struct port_export e;
 	struct mount_node *node;
-	size_t n;
-	int err = parent == FUSE_ROOT_ID ? list(req, &exports, &n) : -ENOTDIR;
+	int err = parent == FUSE_ROOT_ID ? find(req, name, &e) : -ENOTDIR;
 
 	if (err) {
 		fuse_reply_err(req, mount_errno(err));
 		return;
 	}
-	e = find_name(exports, n, name);
-	if (!e) {
-		fuse_reply_err(req, ENOENT);
-		return;
-	}
-	node = mount_node_find(of(req), e);
+	node = mount_node_find(of(req), &e);
 	if (!node) {
 		fuse_reply_err(req, ENOMEM);
 		return;
 	}
+	mount_node_attached(node, &e);
 	entry.ino = mount_ino_of(node);
-	mount_fill_stat(e, &of(req)->owner, (time_t)atomic_load(&node->changed_s), &entry.attr);
+	mount_fill_stat(&e, &of(req)->owner, (time_t)atomic_load(&node->changed_s), &entry.attr);
 	if (fuse_reply_entry(req, &entry))
 		mount_node_forget(node, 1); /* nobody has learnt of it */
 }

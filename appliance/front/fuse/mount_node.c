@@ -172,6 +172,7 @@ void mount_node_detach(struct mount_node *node)
 	port_client_close(client);
 	mutex_lock(&m->lock);
 	settle_locked(node, NULL);
+	m->recent_ns = 0; /* what was told of it until now may be newer */
 	drop_if_unused_locked(node);
 }
 
@@ -182,6 +183,7 @@ void mount_node_await_size(struct mount_node *node, uint64_t size)
 	clock_gettime(CLOCK_REALTIME, &until);
 	until.tv_sec += GROW_WAIT_S;
 	mutex_scope(&node->m->lock);
+	node->m->recent_ns = 0;
 	while (node->client && atomic_load(&node->size) < size)
 		if (pthread_cond_timedwait(&node->m->changed, &node->m->lock.m, &until) ==
 		    ETIMEDOUT)
@@ -213,8 +215,53 @@ int mount_list(struct mount *m, fuse_req_t req, struct port_export **ret_exports
 	return err;
 }
 
-/* Returns whether the LUN is attached. */
-static bool attached_export(struct mount_node *node, struct port_export *ret_export)
+static const struct port_export *find_name(const struct port_export *exports, size_t n,
+					   const char *name)
+{
+	for (size_t i = 0; i < n; i++)
+		if (strcmp(exports[i].name, name) == 0)
+			return &exports[i];
+	return NULL;
+}
+
+/* Who lists a directory with all attributes asks for each of its files. */
+static bool find_recent(struct mount *m, const char *name, struct port_export *ret_export)
+{
+	mutex_scope(&m->lock);
+	const struct port_export *e = find_name(m->recent, m->n_recent, name);
+
+	if (!e || clock_now_ns() - m->recent_ns > MOUNT_RECENT_MS * NSEC_PER_MSEC)
+		return false;
+	*ret_export = *e;
+	return true;
+}
+
+int mount_find(struct mount *m, fuse_req_t req, const char *name, struct port_export *ret_export)
+{
+	_cleanup_free_ struct port_export *exports = NULL, *old = NULL;
+	const struct port_export *e;
+	uint64_t asked_ns;
+	size_t n;
+	int err;
+
+	if (find_recent(m, name, ret_export))
+		return 0;
+	asked_ns = clock_now_ns();
+	err = mount_list(m, req, &exports, &n);
+	if (err)
+		return err;
+	e = find_name(exports, n, name);
+	if (e)
+		*ret_export = *e;
+	mutex_scope(&m->lock);
+	old = m->recent;
+	m->recent = take_ptr(exports);
+	m->n_recent = n;
+	m->recent_ns = asked_ns;
+	return e ? 0 : -ENOENT;
+}
+
+bool mount_node_attached(struct mount_node *node, struct port_export *ret_export)
 {
 	mutex_scope(&node->m->lock);
 	if (node->client)
@@ -224,20 +271,16 @@ static bool attached_export(struct mount_node *node, struct port_export *ret_exp
 
 int mount_node_export(struct mount_node *node, fuse_req_t req, struct port_export *ret_export)
 {
-	_cleanup_free_ struct port_export *exports = NULL;
-	size_t n;
+	struct port_export e;
 	int err;
 
-	if (attached_export(node, ret_export))
+	if (mount_node_attached(node, ret_export))
 		return 0;
-	err = mount_list(node->m, req, &exports, &n);
+	err = mount_find(node->m, req, node->named.name, &e);
 	if (err)
 		return err;
-	for (size_t i = 0; i < n; i++) {
-		if (is_same(&exports[i], &node->named)) {
-			*ret_export = exports[i];
-			return 0;
-		}
-	}
-	return -ENOENT;
+	if (!is_same(&e, &node->named))
+		return -ENOENT;
+	*ret_export = e;
+	return 0;
 }

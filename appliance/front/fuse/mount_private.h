@@ -25,6 +25,9 @@
 /* More are made when more writes are in flight, which costs their first touch each time. */
 #define MOUNT_BUFFERS_MAX 16u
 
+/* How old a list of LUNs may be that tells of LUNs which are not attached. */
+#define MOUNT_RECENT_MS 100u
+
 /* How long requests wait for a daemon that is being started again, as nbdkit's plugin has it. */
 #define MOUNT_PATIENCE_MS 30000u
 
@@ -76,6 +79,9 @@ struct mount {
 	unsigned alive;
 	void *buffers[MOUNT_BUFFERS_MAX]; /* of the session's size, for any reader */
 	unsigned n_buffers;
+	struct port_export *recent; /* LUNs as they were at recent_ns; NULL: never asked */
+	size_t n_recent;
+	uint64_t recent_ns;
 
 	_Atomic uint64_t in_flight; /* requests that the port has */
 	_Atomic bool draining;
@@ -113,8 +119,10 @@ void mount_node_forget(struct mount_node *node, uint64_t n);
 int mount_node_attach(struct mount_node *node, fuse_req_t req);
 /** One fewer. Blocks. */
 void mount_node_detach(struct mount_node *node);
-/** What the LUN is like now. Blocks. -ENOENT: it is gone; -EHOSTDOWN. */
+/** What the LUN is like. Blocks. -ENOENT: it is gone; -EHOSTDOWN. */
 int mount_node_export(struct mount_node *node, fuse_req_t req, struct port_export *ret_export);
+/** If the LUN is attached: what it is like now. False: it is not. */
+bool mount_node_attached(struct mount_node *node, struct port_export *ret_export);
 /** Waits until an attached LUN has @size bytes at least, for a while. */
 void mount_node_await_size(struct mount_node *node, uint64_t size);
 /** Ends all nodes. Nobody uses any. */
@@ -122,6 +130,9 @@ void mount_node_drop_all(struct mount *m);
 
 /** All LUNs; a malloc'ed array. Waits for a daemon that is started again. Blocks. */
 int mount_list(struct mount *m, fuse_req_t req, struct port_export **ret_exports, size_t *ret_n);
+/** The LUN of that name, as it was MOUNT_RECENT_MS ago at most. Likewise. -ENOENT: there is none.
+ */
+int mount_find(struct mount *m, fuse_req_t req, const char *name, struct port_export *ret_export);
 
 /* --- mount_dir.c --- */
 
