@@ -269,8 +269,8 @@ def test_a_reservation_is_respected(one):
 
 def fio(path, *args, **kw):
     return subprocess.Popen([need("fio"), "--name=f", f"--filename={path}", "--allow_file_create=0", f"--size={12 // PACE}M",
-                             "--fallocate=none", *args], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                            stdin=subprocess.DEVNULL, **kw)
+                             "--fallocate=none", "--verify_state_save=0", *args],
+                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, stdin=subprocess.DEVNULL, **kw)
 
 
 VERIFY = ["--rw=randwrite", "--verify=crc32c", "--verify_fatal=1", "--bsrange=4k-64k", "--bs_unaligned=0"]
