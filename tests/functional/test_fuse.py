@@ -23,8 +23,6 @@ from iscsi_raw import READ, WRITE, Raw
 MiB = 1 << 20
 KEEP_SIZE, PUNCH, ZERO = 1, 2, 16  # of fallocate(2)
 libc = ctypes.CDLL(None, use_errno=True)
-pytestmark = pytest.mark.skipif(not os.path.exists("/dev/fuse"), reason="no /dev/fuse here: only tests/vm/checks/fuse.sh "
-                                "shows that FUSE works")
 
 
 @pytest.fixture
