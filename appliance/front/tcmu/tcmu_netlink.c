@@ -11,9 +11,10 @@
 #include "base/log.h"
 #include "front/tcmu/tcmu_spec.h"
 
-#define FAMILY	"TCM-USER"
-#define GROUP	"config"
-#define VERSION 2
+#define FAMILY	   "TCM-USER"
+#define GROUP	   "config"
+#define VERSION	   2
+#define ERRORS_MAX 16 /* in one go: a socket that is broken is left to the next turn */
 
 struct tcmu_netlink {
 	struct reactor *reactor;
@@ -86,18 +87,23 @@ static int on_valid(struct nl_msg *msg, void *arg)
 	return NL_OK;
 }
 
+/*
+ * Until it has been emptied, a socket that has overflowed takes nothing more, and does not tell so
+ * again: what is lost is told when all has been read.
+ */
 static void receive(struct tcmu_netlink *nl)
 {
 	const struct tcmu_message lost = {.news = TCMU_NEWS_LOST};
-	int err;
+	int err, errors = 0;
 
-	do
-		err = nl_recvmsgs_default(nl->sock);
-	while (err >= 0);
-	if (err != -NLE_AGAIN) {
+	while (errors < ERRORS_MAX && (err = nl_recvmsgs_default(nl->sock)) != -NLE_AGAIN) {
+		if (err >= 0)
+			continue;
 		log_warn("tcmu.netlink", "error=\"%s\"", nl_geterror(err));
-		nl->on_message(nl->ctx, &lost);
+		errors++;
 	}
+	if (errors)
+		nl->on_message(nl->ctx, &lost);
 }
 
 static void arm(struct tcmu_netlink *nl)
