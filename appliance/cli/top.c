@@ -108,7 +108,7 @@ static void put_row(FILE *f, const struct rate_row *r, const char *name, int wid
 
 static void end_line(const struct top *t, FILE *f)
 {
-	fputs(t->terminal ? "\033[K\r\n" : "\n", f);
+	fputs(t->terminal ? "\033[K\n" : "\n", f);
 }
 
 static void put_head(const struct top *t, FILE *f)
