@@ -230,7 +230,7 @@ struct iscsi_task {
 	struct iscsi_bhs bhs; /* the request; its cdb is cmd.cdb unless xcdb */
 	uint8_t *xcdb;	      /* extended CDB; malloc'ed */
 	void *buf;	      /* data of a request that is no SCSI command; malloc'ed */
-	uint64_t mark_ns; /* when its header came, its answer was ready: the reactor's clock */
+	uint64_t mark_ns;     /* when its header came, its answer was ready: the reactor's clock */
 	uint32_t itt, cmdsn;
 	uint32_t edtl, read_edtl; /* expected lengths: of the one direction or of write, and of
 				     the read of a bidirectional command */
