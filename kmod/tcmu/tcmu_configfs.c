@@ -410,7 +410,8 @@ CONFIGFS_ATTR(tcmu_, reserve_kb);
 struct snapshot {
 	struct data_area_stats area;
 	struct tcmu_counters count;
-	u64 pages; /* resident, ring and mailbox included */
+	u64 pages;	/* resident, ring and mailbox included */
+	u64 ring_pages; /* of these */
 	u64 bytes_returned;
 };
 
@@ -427,6 +428,7 @@ static void take_snapshot(struct tcmu_dev *dev, struct snapshot *s)
 	s->count = chan->count;
 	mutex_unlock(&chan->ring_lock);
 	s->pages = atomic_long_read(&chan->map.resident);
+	s->ring_pages = atomic_long_read(&chan->map.ring_resident);
 	s->bytes_returned = s->area.pages_returned << PAGE_SHIFT;
 	tcmu_chan_put(chan);
 }
@@ -457,6 +459,7 @@ static ssize_t show_stat(struct config_item *item, char *page, size_t offset, si
 	X(blocks_reserve, area.reserve)             \
 	X(meta_bytes, area.meta_bytes)              \
 	X(pages_resident, pages)                    \
+	X(pages_ring, ring_pages)                   \
 	X(bytes_returned, bytes_returned)
 
 #define X(name, field) DEFINE_STAT(name, field);

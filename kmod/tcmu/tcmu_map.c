@@ -44,8 +44,16 @@ void tcmu_map_init(struct tcmu_map *map, unsigned long npages, unsigned long rin
 	map->npages = npages;
 	map->ring_pages = ring_pages;
 	atomic_long_set(&map->resident, 0);
+	atomic_long_set(&map->ring_resident, 0);
 	mutex_init(&map->inode_lock);
 	map->inode = NULL;
+}
+
+static void count_page(struct tcmu_map *map, unsigned long at, long by)
+{
+	atomic_long_add(by, &map->resident);
+	if (at < map->ring_pages)
+		atomic_long_add(by, &map->ring_resident);
 }
 
 void tcmu_map_destroy(struct tcmu_map *map)
@@ -87,12 +95,13 @@ static int populate_one(struct tcmu_map *map, unsigned long at)
 	page = alloc_page(GFP_KERNEL | __GFP_ZERO | __GFP_NOWARN);
 	if (!page)
 		return -ENOMEM;
+	count_page(map, at, 1); /* before anybody can release it */
 	old = xa_cmpxchg(&map->pages, at, NULL, page, GFP_KERNEL);
 	if (old) {
+		count_page(map, at, -1);
 		__free_page(page);
 		return xa_is_err(old) ? -ENOMEM : 0;
 	}
-	atomic_long_inc(&map->resident);
 	return 0;
 }
 
@@ -187,7 +196,7 @@ unsigned long tcmu_map_release(struct tcmu_map *map, unsigned long first, unsign
 	list_for_each_entry_safe(page, next, &locked, lru) {
 		list_del(&page->lru);
 		xa_erase(&map->pages, page->index);
-		atomic_long_dec(&map->resident);
+		count_page(map, page->index, -1);
 		unlock_page(page);
 		put_page(page);
 	}

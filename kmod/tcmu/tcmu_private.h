@@ -94,9 +94,10 @@ struct tcmu_counters {
 /* Pages by their place in the mapping. A page is in the array or it is not ours. */
 struct tcmu_map {
 	struct xarray pages;
-	unsigned long npages;	  /* of address space; constant */
-	unsigned long ring_pages; /* the first so many make mailbox and ring; constant */
-	atomic_long_t resident;	  /* pages in the array */
+	unsigned long npages;	     /* of address space; constant */
+	unsigned long ring_pages;    /* the first so many make mailbox and ring; constant */
+	atomic_long_t resident;	     /* pages in the array */
+	atomic_long_t ring_resident; /* of these, those of mailbox and ring */
 	struct mutex inode_lock;
 	struct inode *inode; /* what is mapped is a mapping of this; NULL: not open; inode_lock */
 };
@@ -176,8 +177,8 @@ void tcmu_ring_pop(struct tcmu_ring *r);
 void tcmu_ring_restart(struct tcmu_ring *r);
 /** Page @page has come: beyond what an empty ring needs, it is to leave again some day. */
 void tcmu_ring_reached(struct tcmu_ring *r, unsigned long page);
-/** Gives back the pages an empty ring does not need. */
-void tcmu_ring_trim(struct tcmu_ring *r);
+/** Gives back the pages an empty ring does not need; returns how many. */
+unsigned long tcmu_ring_trim(struct tcmu_ring *r);
 static inline bool tcmu_ring_empty(const struct tcmu_ring *r)
 {
 	return r->head == r->tail;

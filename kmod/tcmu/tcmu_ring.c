@@ -225,12 +225,13 @@ void tcmu_ring_restart(struct tcmu_ring *r)
 	flush_dcache_page(virt_to_page(r->mb));
 }
 
-void tcmu_ring_trim(struct tcmu_ring *r)
+unsigned long tcmu_ring_trim(struct tcmu_ring *r)
 {
 	unsigned long head = page_at(r->head), first = HOME_PAGES;
+	long before = atomic_long_read(&r->map->ring_resident);
 
 	if (!tcmu_ring_empty(r))
-		return;
+		return 0;
 	WRITE_ONCE(r->grown, false);
 	/* The next PAD may have to be written at the head. */
 	if (head >= first) {
@@ -239,4 +240,6 @@ void tcmu_ring_trim(struct tcmu_ring *r)
 	}
 	if (first < r->map->ring_pages)
 		tcmu_map_release(r->map, first, r->map->ring_pages - first, 1);
+	/* Userspace may have looked at one that was gone already. */
+	return max(before - atomic_long_read(&r->map->ring_resident), 0L);
 }

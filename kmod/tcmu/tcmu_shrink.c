@@ -4,16 +4,19 @@
  * never exceeded, areas that have a reserve in it and, beyond that, what they use. Here is who
  * calls it, and when:
  *
- *	idle	one deferrable work for all devices, so an idle machine is not woken for it. It runs
- *		only while some device has more than it should keep.
+ *	idle	one delayed work for all devices. It runs only while some device has more than it
+ *		should keep, and then at the moment that device is due: an idle machine is woken
+ *		a few times after its last command, and no more. (A deferrable work would wait for
+ *		somebody else to wake the machine, and keep its memory until then.)
  *	memory	a shrinker: the kernel asks, and blocks nobody uses go, least recently used device
  *		first.
  *	limit	who needs blocks steals them on the spot; what could not be had at once (the limit
  *		was lowered, somebody waits) is a work of its own.
  *
- * Rings that grew beyond what an idle one needs are trimmed on the same occasion as the first.
+ * Rings are not in the budget: one has at most 8 MiB, and those that grew beyond what an idle one
+ * needs are trimmed, once they are empty, on the first two occasions.
  *
- * Locks: chans_lock (the list of channels) -> ring_lock. The shrinker takes neither.
+ * Locks: chans_lock (the list of channels) -> ring_lock. The shrinker only tries them.
  */
 #include <linux/mm.h>
 #include <linux/moduleparam.h>
@@ -21,13 +24,14 @@
 
 #include "tcmu_private.h"
 
-#define MB_TO_PAGES(mb) ((u64)(mb) << (20 - PAGE_SHIFT))
-#define TICK_MS		1000 /* the first look at a device that has grown */
+#define MB_TO_PAGES(mb)	   ((u64)(mb) << (20 - PAGE_SHIFT))
+#define PAGES_TO_KB(pages) ((u64)(pages) << (PAGE_SHIFT - 10))
+#define TICK_MS		   1000 /* the first look at a device that has grown */
 
 static DEFINE_MUTEX(chans_lock);
 static LIST_HEAD(chans);
 
-static struct data_budget *budget;
+static struct data_budget *budget; /* read by parameters under kernel_param_lock */
 static struct workqueue_struct *shrink_wq;
 static uint limit_mb = 2048; /* under kernel_param_lock */
 static uint idle_s = 10;     /* under chans_lock */
@@ -35,7 +39,7 @@ static uint idle_s = 10;     /* under chans_lock */
 static void serve_work_fn(struct work_struct *work);
 static void tick_work_fn(struct work_struct *work);
 static DECLARE_WORK(serve_work, serve_work_fn);
-static DECLARE_DEFERRABLE_WORK(tick_work, tick_work_fn);
+static DECLARE_DELAYED_WORK(tick_work, tick_work_fn);
 
 u64 tcmu_shrink_now(void)
 {
@@ -125,51 +129,92 @@ static u32 idle_ms_locked(s32 own)
 	return min_t(u64, seconds * MSEC_PER_SEC, U32_MAX);
 }
 
-/* Trims the rings of idle channels. True: there are others, to be looked at later. */
-static bool trim_rings(void)
+/* Trims the ring if it is idle. Returns after how many milliseconds to look again; 0: no more. */
+static u64 trim_ring_locked(struct tcmu_chan *chan)
+{
+	unsigned long last_used = READ_ONCE(chan->last_used);
+	u32 idle = idle_ms_locked(chan->idle_s), unused = jiffies_to_msecs(jiffies - last_used);
+
+	if (!idle || !READ_ONCE(chan->ring.grown))
+		return 0;
+	if (unused < idle)
+		return idle - unused;
+	mutex_lock(&chan->ring_lock);
+	tcmu_ring_trim(&chan->ring);
+	mutex_unlock(&chan->ring_lock);
+	return READ_ONCE(chan->ring.grown) ? idle : 0;
+}
+
+/* As trim_ring_locked(), for all. */
+static u64 trim_rings(void)
 {
 	struct tcmu_chan *chan;
-	bool later = false;
-	u32 ms;
+	u64 ms = 0;
 
 	mutex_lock(&chans_lock);
-	list_for_each_entry(chan, &chans, node) {
-		ms = idle_ms_locked(chan->idle_s);
-		if (!ms || !READ_ONCE(chan->ring.grown))
-			continue;
-		if (time_before(jiffies, READ_ONCE(chan->last_used) + msecs_to_jiffies(ms))) {
-			later = true;
-			continue;
-		}
-		mutex_lock(&chan->ring_lock);
-		tcmu_ring_trim(&chan->ring);
-		mutex_unlock(&chan->ring_lock);
-		later |= READ_ONCE(chan->ring.grown);
-	}
+	list_for_each_entry(chan, &chans, node)
+		ms = min_not_zero(ms, trim_ring_locked(chan));
 	mutex_unlock(&chans_lock);
-	return later;
+	return ms;
 }
 
 static void tick_work_fn(struct work_struct *work)
 {
 	u64 ms = data_budget_tick(budget, tcmu_shrink_now());
 
-	if (trim_rings() && (!ms || ms > TICK_MS))
-		ms = TICK_MS;
+	ms = min_not_zero(ms, trim_rings());
 	if (ms)
 		queue_delayed_work(shrink_wq, &tick_work,
 				   msecs_to_jiffies(min_t(u64, ms, U32_MAX)));
 }
 
+/* At most so many pages has trim_rings_now(). */
+static unsigned long trimmable(void)
+{
+	struct tcmu_chan *chan;
+	unsigned long pages = 0;
+
+	if (!mutex_trylock(&chans_lock))
+		return 0;
+	list_for_each_entry(chan, &chans, node) {
+		if (READ_ONCE(chan->ring.grown))
+			pages += atomic_long_read(&chan->map.ring_resident);
+	}
+	mutex_unlock(&chans_lock);
+	return pages;
+}
+
+/* Trims rings until so many pages are free, or no more is empty. */
+static unsigned long trim_rings_now(unsigned long pages)
+{
+	struct tcmu_chan *chan;
+	unsigned long freed = 0;
+
+	if (!mutex_trylock(&chans_lock))
+		return 0;
+	list_for_each_entry(chan, &chans, node) {
+		if (freed >= pages)
+			break;
+		if (!READ_ONCE(chan->ring.grown) || !mutex_trylock(&chan->ring_lock))
+			continue;
+		freed += tcmu_ring_trim(&chan->ring);
+		mutex_unlock(&chan->ring_lock);
+	}
+	mutex_unlock(&chans_lock);
+	return freed;
+}
+
 static unsigned long shrinker_count(struct shrinker *shrinker, struct shrink_control *sc)
 {
-	return min_t(u64, data_budget_shrinkable(budget), LONG_MAX);
+	return min_t(u64, data_budget_shrinkable(budget) + trimmable(), LONG_MAX);
 }
 
 static unsigned long shrinker_scan(struct shrinker *shrinker, struct shrink_control *sc)
 {
 	unsigned long freed = data_budget_shrink(budget, sc->nr_to_scan);
 
+	if (freed < sc->nr_to_scan)
+		freed += trim_rings_now(sc->nr_to_scan - freed);
 	return freed ?: SHRINK_STOP;
 }
 
@@ -264,6 +309,45 @@ static const struct kernel_param_ops idle_ops = {.set = idle_set, .get = param_g
 module_param_cb(idle_time_out, &idle_ops, &idle_s, 0644);
 MODULE_PARM_DESC(idle_time_out, "seconds after which an unused data area shrinks, 0: never");
 
+static struct data_budget_stats budget_stats(void)
+{
+	struct data_budget_stats stats = {};
+
+	if (budget)
+		data_budget_stats(budget, &stats);
+	return stats;
+}
+
+static int charged_get(char *text, const struct kernel_param *kp)
+{
+	return sysfs_emit(text, "%llu\n", PAGES_TO_KB(budget_stats().charged));
+}
+
+static int charged_high_get(char *text, const struct kernel_param *kp)
+{
+	return sysfs_emit(text, "%llu\n", PAGES_TO_KB(budget_stats().charged_high));
+}
+
+static const struct kernel_param_ops charged_ops = {.get = charged_get};
+static const struct kernel_param_ops charged_high_ops = {.get = charged_high_get};
+
+module_param_cb(data_area_kb, &charged_ops, NULL, 0444);
+MODULE_PARM_DESC(data_area_kb, "KiB of the limit that are reserved or in use");
+module_param_cb(data_area_high_kb, &charged_high_ops, NULL, 0444);
+MODULE_PARM_DESC(data_area_high_kb, "the most that ever were");
+
+/* Parameters can be read and written for as long as the module's text is there. */
+static void forget_budget(void)
+{
+	struct data_budget *b;
+
+	kernel_param_lock(THIS_MODULE);
+	b = budget;
+	budget = NULL;
+	kernel_param_unlock(THIS_MODULE);
+	data_budget_destroy(b);
+}
+
 int tcmu_shrink_init(void)
 {
 	struct data_budget_spec spec = {.ops = &area_ops, .limit = MB_TO_PAGES(limit_mb)};
@@ -281,7 +365,7 @@ int tcmu_shrink_init(void)
 	return 0;
 
 out_budget:
-	data_budget_destroy(budget);
+	forget_budget();
 out_wq:
 	destroy_workqueue(shrink_wq);
 	return err;
@@ -293,5 +377,5 @@ void tcmu_shrink_exit(void)
 	cancel_delayed_work_sync(&tick_work);
 	cancel_work_sync(&serve_work);
 	destroy_workqueue(shrink_wq);
-	data_budget_destroy(budget);
+	forget_budget();
 }

@@ -161,6 +161,16 @@ static struct data_area *walk_next_locked(struct data_budget *b, struct walk *w,
 	return NULL;
 }
 
+/* --- the sum --- */
+
+/* There is room for @pages. */
+static void charge_locked(struct data_budget *b, u64 pages)
+{
+	b->charged += pages;
+	if (b->charged > b->charged_high)
+		b->charged_high = b->charged;
+}
+
 /* --- the queue --- */
 
 static u64 room_locked(const struct data_budget *b)
@@ -202,7 +212,7 @@ static void feed_locked(struct data_budget *b)
 			a->turn = 0;
 		} else {
 			room = room < missing ? room : missing;
-			b->charged += room;
+			charge_locked(b, room);
 			a->grant += room;
 			if (a->grant < a->want)
 				break;
@@ -293,7 +303,7 @@ int budget_join(struct data_budget *b, struct data_area *a)
 		b->reserved += pages;
 		a->joined = pages <= room_locked(b);
 		if (a->joined)
-			b->charged += pages;
+			charge_locked(b, pages);
 		else
 			enqueue_locked(b, a, pages, pages);
 		r = 0;
@@ -340,7 +350,7 @@ int budget_charge(struct data_area *a, u32 n, u32 grow)
 		u64 granted = need < a->grant ? need : a->grant;
 
 		a->grant -= granted;
-		b->charged += need - granted;
+		charge_locked(b, need - granted);
 		b->excess += need;
 		if (excess)
 			list_locked(b, a);
@@ -489,6 +499,7 @@ void data_budget_stats(struct data_budget *b, struct data_budget_stats *ret_stat
 	*ret_stats = (struct data_budget_stats){
 		.limit = b->limit == NO_LIMIT ? 0 : b->limit,
 		.charged = b->charged,
+		.charged_high = b->charged_high,
 		.reserved = b->reserved,
 		.areas = b->areas,
 		.waiting = b->waiting,

@@ -124,6 +124,7 @@ u64 data_budget_shrink(struct data_budget *b, u64 pages);
 
 struct data_budget_stats {
 	u64 limit, charged, reserved; /* pages; charged has the reserves in it */
+	u64 charged_high;	      /* the most that ever was charged */
 	u64 areas, waiting;
 };
 void data_budget_stats(struct data_budget *b, struct data_budget_stats *ret_stats);

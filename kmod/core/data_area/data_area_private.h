@@ -148,10 +148,11 @@ struct data_budget {
 		shortage; /* 1: areas wait, or the limit is exceeded; written under lock */
 	struct core_lock lock;
 	/* under lock */
-	u64 limit;    /* pages; ~0: none */
-	u64 charged;  /* pages: reserves, excesses and grants */
-	u64 reserved; /* pages: the reserves */
-	u64 excess;   /* pages: what areas have above them */
+	u64 limit;	  /* pages; ~0: none */
+	u64 charged;	  /* pages: reserves, excesses and grants */
+	u64 charged_high; /* the most it ever was */
+	u64 reserved;	  /* pages: the reserves */
+	u64 excess;	  /* pages: what areas have above them */
 	u64 areas, listed, waiting;
 	u64 turns;	 /* the last number given out in the queue */
 	u64 tick_wait;	 /* ms, what data_budget_tick() asked for; 0: nobody is going to call */
