@@ -8,8 +8,10 @@ import contextlib
 import ctypes
 import faulthandler
 import fcntl
+import itertools
 import os
 import pathlib
+import re
 import signal
 import struct
 import subprocess
@@ -98,6 +100,10 @@ def set_parameter(name, value):
     write(PARAMETERS / name, value)
 
 
+def get_parameter(name):
+    return int((PARAMETERS / name).read_text())
+
+
 # --- backstores and exports ---
 
 
@@ -156,14 +162,14 @@ class Loop:
         self.tpg = TARGET / "loopback" / self.wwn / "tpgt_1"
         self.tpg.mkdir(parents=True)
         write(self.tpg / "nexus", "naa.50014050ebb00002")
-        self.luns = {}
+        self.luns, self.numbers = {}, itertools.count()
 
     def _lun(self, backstore):
         return self.tpg / "lun" / f"lun_{self.luns[backstore]}"
 
     def link(self, backstore):
         """Adds the LUN; returns when the kernel has asked the device all it wants to know."""
-        self.luns[backstore] = next(n for n in range(len(self.luns) + 1) if n not in self.luns.values())
+        self.luns[backstore] = next(self.numbers)
         lun = self._lun(backstore)
         lun.mkdir()
         (lun / backstore.name).symlink_to(backstore.path)
@@ -174,6 +180,13 @@ class Loop:
         disk = wait_for(f"the disk of {backstore.name}", lambda: self.disk(backstore))
         # Kept open: each first open reads partitions, and no other may begin before it is done.
         opened[disk] = wait_for(f"{disk} to open", lambda: try_to_open(disk))
+        return disk
+
+    def export_patiently(self, backstore, seconds=900):
+        """As export(), and nobody gives a command up because the machine is slow."""
+        backstore.set("cmd_time_out", seconds)
+        disk = self.export(backstore)
+        write(f"/sys/block/{disk[5:]}/device/timeout", seconds)
         return disk
 
     def disk(self, backstore):
@@ -354,5 +367,15 @@ def targetcli(*words):
 # --- measures ---
 
 
-def drop_caches():
-    pathlib.Path("/proc/sys/vm/drop_caches").write_text("3")
+def memory_kb(pid, key="RssFile"):
+    """A figure of /proc/PID/status. RssFile holds what a TCMU userspace has mapped of data areas and rings."""
+    return int(re.search(rf"^{key}:\s+(\d+)", pathlib.Path(f"/proc/{pid}/status").read_text(), re.M)[1])
+
+
+def available_kb():
+    return int(re.search(r"^MemAvailable:\s+(\d+)", pathlib.Path("/proc/meminfo").read_text(), re.M)[1])
+
+
+def drop_caches(what=3):
+    """1: the page cache; 2: what shrinkers have; 3: both."""
+    write("/proc/sys/vm/drop_caches", what)
