@@ -125,8 +125,8 @@ def check(e, seconds, *where):
 def checked_while_memory_is_taken(ebb, disk, mode, seconds):
     """The checker over a few blocks, where all meet; for long, over more than the cache holds, too."""
     long = seconds > 60
-    places = [(), ("--base", 2048, "--blocks", 60000)] if long else [()]
-    e = ebb(f"{disk('64M')},io={mode},cache=read", args=["--memory", "32M" if long else "64M"])
+    places = [(), ("--base", 2048, "--blocks", 120000)] if long else [()]
+    e = ebb(f"{disk('64M')},io={mode},cache=read", args=["--memory", "24M" if long else "64M"])
     purger = Purger(e, tides=long)
     purger.start()
     try:
