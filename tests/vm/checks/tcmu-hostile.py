@@ -53,7 +53,14 @@ def sample_the_heap():
 
 def bring_back(disk):
     """The SCSI layer takes a disk offline that has answered nonsense even to its error handling. So it should."""
-    pathlib.Path(f"/sys/block/{disk[5:]}/device/state").write_text("running")
+    state = pathlib.Path(f"/sys/block/{disk[5:]}/device/state")
+
+    def is_running():
+        with contextlib.suppress(OSError):  # refused while it is being worked on
+            lio.write(state, "running")
+        return state.read_text() == "running\n"
+
+    lio.wait_for(f"{disk} to be back", is_running)
 
 
 sample_the_heap()
