@@ -205,12 +205,22 @@ def left(daemon, held, by_hand):
     return kit.proc.pid, *leave_write(daemon, held, kit.uri(), kit.proc.pid)
 
 
+def must_be_in_time(daemon):
+    """What is expected of a replay holds within the grace period; on a machine too busy for that nothing is shown."""
+    if "port.grace.expired" in daemon.e.stderr():
+        pytest.skip("too slow here: the grace period was over before the replay came")
+
+
 def expect_replay_first(daemon, pid, h, cookie):
     """The daemon starts, another client writes at once, and its bytes are those that stay."""
     daemon.start()
     early = iscsi_write(daemon.e, NEW, 0, seconds=2)
     os.kill(pid, signal.SIGCONT)
-    finish(h, cookie)
+    try:
+        finish(h, cookie)
+    except nbd.Error:
+        must_be_in_time(daemon)
+        raise
     assert early or iscsi_write(daemon.e, NEW, 0, seconds=20 * SLOW)
     daemon.wait_ready()
     assert h.pread(4096, 0) == NEW
@@ -262,7 +272,10 @@ def test_new_nbd_clients_wait_too(daemon, held, by_hand):
     while time.monotonic() < end:
         for c, done in (h2, cookie2), (late, cookie3):
             c.poll(20)
-            assert not c.aio_command_completed(done)
+            if c.aio_command_completed(done):
+                must_be_in_time(daemon)
+                pytest.fail("a new command did not wait for the replay")
+    must_be_in_time(daemon)
     os.kill(stopped.proc.pid, signal.SIGCONT)
     finish(h, cookie)
     finish(h2, cookie2)
