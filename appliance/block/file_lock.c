@@ -107,14 +107,15 @@ int file_lock(int fd, const char *path, bool read_only, struct reason *why)
 {
 	struct flock fl = whole_file(read_only);
 	uint64_t until = clock_now_ns() + PATIENCE_NS;
-	char who[40];
+	char who[40] = "";
 	pid_t holder;
 
 	while (fcntl(fd, F_OFD_SETLK, &fl)) {
 		if (errno != EAGAIN && errno != EACCES)
 			return reason_set(why, errno, "%s: cannot lock: %s", path, strerror(errno));
 		holder = find_holder(fd);
-		snprintf(who, sizeof(who), holder ? " (pid %d)" : "", (int)holder);
+		if (holder)
+			snprintf(who, sizeof(who), " (pid %d)", (int)holder);
 		if (holder || clock_now_ns() > until)
 			return reason_set(why, EBUSY, "%s: in use by another instance%s", path,
 					  who);

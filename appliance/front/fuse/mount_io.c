@@ -147,7 +147,7 @@ static void start(struct mount_node *node, fuse_req_t req, const struct port_asy
 		io->buffer = mount_take_buffer();
 	}
 	atomic_fetch_add(&node->m->in_flight, 1);
-	port_client_submit(node->client, &io->async);
+	mount_node_submit(node, &io->async);
 }
 
 /* Where it is written, files of the mount have their time. */

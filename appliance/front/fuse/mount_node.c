@@ -168,12 +168,29 @@ void mount_node_detach(struct mount_node *node)
 	struct port_client *client = take_ptr(node->client);
 
 	node->state = NODE_BUSY;
+	atomic_fetch_add(&m->detaching, 1);
+	while (atomic_load(&node->submitting))
+		mutex_wait(&m->lock, &m->changed);
+	atomic_fetch_sub(&m->detaching, 1);
 	mutex_unlock(&m->lock);
 	port_client_close(client);
 	mutex_lock(&m->lock);
 	settle_locked(node, NULL);
 	m->recent_ns = 0; /* what was told of it until now may be newer */
 	drop_if_unused_locked(node);
+}
+
+void mount_node_submit(struct mount_node *node, struct port_async *async)
+{
+	struct mount *m = node->m;
+
+	atomic_fetch_add(&node->submitting, 1);
+	port_client_submit(node->client, async);
+	/* With the last of them the node may go. */
+	if (atomic_fetch_sub(&node->submitting, 1) > 1 || !atomic_load(&m->detaching))
+		return;
+	mutex_scope(&m->lock);
+	pthread_cond_broadcast(&m->changed);
 }
 
 void mount_node_await_size(struct mount_node *node, uint64_t size)

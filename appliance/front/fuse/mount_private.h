@@ -57,6 +57,9 @@ struct mount_node {
 	enum node_state state;
 	struct port_client *client; /* ATTACHED; also used by who has it open, without the lock */
 
+	/* Readers in port_client_submit(): it may be done, and the file closed, before that
+	 * returns. */
+	_Atomic unsigned submitting;
 	_Atomic uint64_t size;	    /* bytes, of an attached LUN; written under m->lock */
 	_Atomic uint64_t changed_s; /* when it was last written through this mount */
 };
@@ -71,7 +74,8 @@ struct mount {
 
 	/* --- under lock --- */
 	struct mutex lock;	/* FRONT */
-	pthread_cond_t changed; /* of a node's state or size, of readers that end, of in_flight */
+	pthread_cond_t changed; /* of a node's state or size, of readers that end, of in_flight,
+				   submitting */
 	struct list_node nodes;
 	struct mount_reader readers[MOUNT_READERS_MAX];
 	unsigned n_readers; /* that were started */
@@ -84,6 +88,7 @@ struct mount {
 	uint64_t recent_ns;
 
 	_Atomic uint64_t in_flight; /* requests that the port has */
+	_Atomic unsigned detaching; /* who waits for a node's submitting to be none */
 	_Atomic bool draining;
 };
 
@@ -119,6 +124,8 @@ void mount_node_forget(struct mount_node *node, uint64_t n);
 int mount_node_attach(struct mount_node *node, fuse_req_t req);
 /** One fewer. Blocks. */
 void mount_node_detach(struct mount_node *node);
+/** port_client_submit() to the LUN, which the caller's request has open. */
+void mount_node_submit(struct mount_node *node, struct port_async *async);
 /** What the LUN is like. Blocks. -ENOENT: it is gone; -EHOSTDOWN. */
 int mount_node_export(struct mount_node *node, fuse_req_t req, struct port_export *ret_export);
 /** If the LUN is attached: what it is like now. False: it is not. */
