@@ -144,8 +144,7 @@ static bool take_cdb(const struct tcmu_ring *r, uint64_t off, struct tcmu_entry 
 	return true;
 }
 
-static int read_cmd(const struct tcmu_ring *r, uint32_t len, struct tcmu_entry *e,
-		    const char **ret_what)
+static int read_cmd(struct tcmu_ring *r, uint32_t len, struct tcmu_entry *e, const char **ret_what)
 {
 	size_t at = (size_t)r->cmdr_off + r->next;
 	struct tcmu_cmd_entry c;
@@ -197,15 +196,16 @@ static int look_at_next(struct tcmu_ring *r, uint32_t *ret_len, const char **ret
 	return op < 0 ? broken(ret_what, "the length of an entry") : op;
 }
 
-int tcmu_ring_take(struct tcmu_ring *r, struct tcmu_entry *ret_e, const char **ret_what)
+/* Takes what an entry of @len bytes at next is: enum tcmu_taken, or -EPROTO, *@ret_what. */
+typedef int take_fn(struct tcmu_ring *r, uint32_t len, struct tcmu_entry *e, const char **ret_what);
+
+/* Goes on until something is taken; @tmr may be NULL: those are passed over. */
+static int take_next(struct tcmu_ring *r, take_fn *cmd, take_fn *tmr, struct tcmu_entry *e,
+		     const char **ret_what)
 {
 	int op, got = TCMU_TAKEN_NONE;
 	uint32_t len;
 
-	if (was_reset(r))
-		return broken(ret_what, "the ring was reset");
-	if (skip(r) < 0)
-		return broken(ret_what, "an entry changed after it was taken");
 	while (got == TCMU_TAKEN_NONE) {
 		op = look_at_next(r, &len, ret_what);
 		if (op < 0)
@@ -213,15 +213,24 @@ int tcmu_ring_take(struct tcmu_ring *r, struct tcmu_entry *ret_e, const char **r
 		if (!len)
 			break;
 		if (op == TCMU_OP_CMD)
-			got = read_cmd(r, len, ret_e, ret_what);
-		else if (op == TCMU_OP_TMR)
-			got = take_tmr(r, len, ret_e, ret_what);
+			got = cmd(r, len, e, ret_what);
+		else if (op == TCMU_OP_TMR && tmr)
+			got = tmr(r, len, e, ret_what);
 		if (got < 0)
 			return got;
 		r->inflight += got == TCMU_TAKEN_CMD;
 		r->next = after(r, r->next, len);
 	}
 	return got;
+}
+
+int tcmu_ring_take(struct tcmu_ring *r, struct tcmu_entry *ret_e, const char **ret_what)
+{
+	if (was_reset(r))
+		return broken(ret_what, "the ring was reset");
+	if (skip(r) < 0)
+		return broken(ret_what, "an entry changed after it was taken");
+	return take_next(r, read_cmd, take_tmr, ret_e, ret_what);
 }
 
 /* The flags of the entry at @off: the last that is written of a mark, and read by whom it is for.
@@ -272,34 +281,20 @@ static int retake_cmd(struct tcmu_ring *r, uint32_t len, struct tcmu_entry *e,
 	/* Its answer may stand where the command was. */
 	if (e->mark == TCMU_MARK_BEGUN)
 		got = read_cmd(r, len, e, ret_what);
-	if (got == TCMU_TAKEN_CMD && r->retaken && e->id == r->first_id)
+	if (got != TCMU_TAKEN_CMD)
+		return got;
+	if (r->retaken && e->id == r->first_id)
 		return TCMU_TAKEN_NONE;
+	if (!r->retaken) {
+		r->retaken = true;
+		r->first_id = e->id;
+	}
 	return got;
 }
 
 int tcmu_ring_retake(struct tcmu_ring *r, struct tcmu_entry *ret_e, const char **ret_what)
 {
-	int op, got = TCMU_TAKEN_NONE;
-	uint32_t len;
-
-	while (got == TCMU_TAKEN_NONE) {
-		op = look_at_next(r, &len, ret_what);
-		if (op < 0)
-			return op;
-		if (!len)
-			break;
-		if (op == TCMU_OP_CMD)
-			got = retake_cmd(r, len, ret_e, ret_what);
-		if (got < 0)
-			return got;
-		if (got == TCMU_TAKEN_CMD && !r->retaken) {
-			r->retaken = true;
-			r->first_id = ret_e->id;
-		}
-		r->inflight += got == TCMU_TAKEN_CMD;
-		r->next = after(r, r->next, len);
-	}
-	return got;
+	return take_next(r, retake_cmd, NULL, ret_e, ret_what);
 }
 
 int tcmu_ring_iovs(const struct tcmu_ring *r, const struct tcmu_entry *e, struct iovec *iov,
