@@ -17,6 +17,13 @@ struct cli_options {
 	bool json;
 };
 
+/** What getopt_long() gives for options that all commands take: --json, --socket, --help. */
+enum { CLI_JSON = 'j', CLI_SOCKET = 's', CLI_HELP = 'h' };
+/** Takes --json or --socket; false: @ch is another. */
+bool cli_take_option(struct cli_options *opt, int ch, const char *arg);
+/** An answer for programs: prints @o (a new reference, taken over), indented. */
+void cli_print_json(json_t *o);
+
 /** `ebb serve`; @argv[0] is "serve". Returns the exit code. */
 int cli_serve(int argc, char **argv, const struct cli_options *global);
 /** Adds the LUN that @arg, "FILE[,OPTION...]", describes. -EINVAL or -ENOMEM with the reason. */

@@ -131,9 +131,9 @@ static void make_options(const struct command *c, struct option *out)
 		out[n] = (struct option){c->options[n].name,
 					 c->options[n].value ? required_argument : no_argument,
 					 NULL, 256 + (int)n};
-	out[n++] = (struct option){"json", no_argument, NULL, 'j'};
-	out[n++] = (struct option){"socket", required_argument, NULL, 's'};
-	out[n++] = (struct option){"help", no_argument, NULL, 'h'};
+	out[n++] = (struct option){"json", no_argument, NULL, CLI_JSON};
+	out[n++] = (struct option){"socket", required_argument, NULL, CLI_SOCKET};
+	out[n++] = (struct option){"help", no_argument, NULL, CLI_HELP};
 	out[n] = (struct option){NULL, 0, NULL, 0};
 }
 
@@ -149,11 +149,9 @@ static int parse(const struct command *c, int argc, char **argv, struct cli_opti
 	make_options(c, options);
 	optind = 0;
 	while ((ch = getopt_long(argc, argv, "h", options, NULL)) >= 0) {
-		if (ch == 'j') {
-			opt->json = true;
-		} else if (ch == 's') {
-			opt->socket = optarg;
-		} else if (ch == 'h') {
+		if (cli_take_option(opt, ch, optarg))
+			continue;
+		if (ch == CLI_HELP) {
 			print_help(c);
 			return EXIT_DONE;
 		} else if (ch < 256) {
@@ -198,12 +196,11 @@ int run_command(const struct command *c, int argc, char **argv, const struct cli
 		return EXIT_REFUSED;
 	}
 	if (opt.json) {
-		json_dumpf(result, stdout, JSON_INDENT(2) | JSON_ENCODE_ANY);
-		putchar('\n');
 		status = c->print == print_applied ? applied_status(result) : EXIT_DONE;
+		cli_print_json(result);
 	} else {
 		status = c->print(result);
+		json_decref(result);
 	}
-	json_decref(result);
 	return status;
 }

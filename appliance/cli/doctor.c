@@ -171,7 +171,7 @@ static void add_listening(char ***list, unsigned *n, const json_t *addresses)
 	*list = calloc(json_array_size(addresses), sizeof(**list));
 	json_array_foreach(addresses, i, o)
 	{
-		if (*list)
+		if (*list && json_is_string(o))
 			(*list)[(*n)++] = strdup(json_string_value(o));
 	}
 }
@@ -270,23 +270,25 @@ static void print_json(const struct doctor *d)
 			      (int)d->found[DOCTOR_FAIL], "warnings", (int)d->found[DOCTOR_WARN],
 			      "notes", (int)d->found[DOCTOR_NOTE]);
 
-	json_dumpf(o, stdout, JSON_INDENT(2));
-	putchar('\n');
-	json_decref(o);
+	cli_print_json(o);
 }
 
 /* Returns an exit status, or -1 to go on. */
 static int parse(int argc, char **argv, struct cli_options *opt, const char **ret_config,
 		 const char **ret_root)
 {
-	static const struct option options[] = {
-		{"config", required_argument, NULL, 'c'}, {"root", required_argument, NULL, 'r'},
-		{"json", no_argument, NULL, 'j'},	  {"socket", required_argument, NULL, 's'},
-		{"help", no_argument, NULL, 'h'},	  {NULL, 0, NULL, 0}};
+	static const struct option options[] = {{"config", required_argument, NULL, 'c'},
+						{"root", required_argument, NULL, 'r'},
+						{"json", no_argument, NULL, CLI_JSON},
+						{"socket", required_argument, NULL, CLI_SOCKET},
+						{"help", no_argument, NULL, CLI_HELP},
+						{NULL, 0, NULL, 0}};
 	int ch;
 
 	optind = 0;
 	while ((ch = getopt_long(argc, argv, "h", options, NULL)) >= 0) {
+		if (cli_take_option(opt, ch, optarg))
+			continue;
 		switch (ch) {
 		case 'c':
 			*ret_config = optarg;
@@ -294,13 +296,7 @@ static int parse(int argc, char **argv, struct cli_options *opt, const char **re
 		case 'r':
 			*ret_root = optarg;
 			break;
-		case 'j':
-			opt->json = true;
-			break;
-		case 's':
-			opt->socket = optarg;
-			break;
-		case 'h':
+		case CLI_HELP:
 			print_help();
 			return EXIT_DONE;
 		default:

@@ -328,9 +328,7 @@ static void print_json(const char *name, const struct story *s)
 		json_object_set_new(o, "hit_ratio", json_real(s->hits / looked));
 	if (s->requests > 0)
 		json_object_set_new(o, "unaligned_ratio", json_real(s->unaligned / s->requests));
-	json_dumpf(o, stdout, JSON_INDENT(2));
-	putchar('\n');
-	json_decref(o);
+	cli_print_json(o);
 }
 
 /* --- the command --- */
@@ -355,28 +353,24 @@ static int misuse(const char *what)
 static int parse(int argc, char **argv, struct cli_options *opt, double *ret_seconds)
 {
 	static const struct option options[] = {{"seconds", required_argument, NULL, 'n'},
-						{"json", no_argument, NULL, 'j'},
-						{"socket", required_argument, NULL, 's'},
-						{"help", no_argument, NULL, 'h'},
+						{"json", no_argument, NULL, CLI_JSON},
+						{"socket", required_argument, NULL, CLI_SOCKET},
+						{"help", no_argument, NULL, CLI_HELP},
 						{NULL, 0, NULL, 0}};
 	char *end;
 	int ch;
 
 	optind = 0;
 	while ((ch = getopt_long(argc, argv, "h", options, NULL)) >= 0) {
+		if (cli_take_option(opt, ch, optarg))
+			continue;
 		switch (ch) {
 		case 'n':
 			*ret_seconds = strtod(optarg, &end);
 			if (*end || end == optarg || !(*ret_seconds >= 0 && *ret_seconds <= 86400))
 				return misuse("--seconds is 0 to 86400");
 			break;
-		case 'j':
-			opt->json = true;
-			break;
-		case 's':
-			opt->socket = optarg;
-			break;
-		case 'h':
+		case CLI_HELP:
 			print_help();
 			return EXIT_DONE;
 		default:

@@ -72,25 +72,21 @@ static int usage(const char *what, const char *word)
 /* Takes the options of the whole command off the front. Returns an exit status, or -1 to go on. */
 static int take_globals(int argc, char **argv, struct cli_options *opt)
 {
-	static const struct option options[] = {{"json", no_argument, NULL, 'j'},
-						{"socket", required_argument, NULL, 's'},
+	static const struct option options[] = {{"json", no_argument, NULL, CLI_JSON},
+						{"socket", required_argument, NULL, CLI_SOCKET},
 						{"version", no_argument, NULL, 'V'},
-						{"help", no_argument, NULL, 'h'},
+						{"help", no_argument, NULL, CLI_HELP},
 						{NULL, 0, NULL, 0}};
 	int c;
 
 	while ((c = getopt_long(argc, argv, "+h", options, NULL)) >= 0) {
+		if (cli_take_option(opt, c, optarg))
+			continue;
 		switch (c) {
-		case 'j':
-			opt->json = true;
-			break;
-		case 's':
-			opt->socket = optarg;
-			break;
 		case 'V':
 			puts("ebb " EBB_VERSION);
 			return EXIT_DONE;
-		case 'h':
+		case CLI_HELP:
 			print_general_help(stdout);
 			return EXIT_DONE;
 		default:

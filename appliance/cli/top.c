@@ -396,6 +396,8 @@ static int take_option(struct top *t, int ch, const char *arg)
 {
 	char *end = NULL;
 
+	if (cli_take_option(&t->opt, ch, arg))
+		return -1;
 	switch (ch) {
 	case 'i':
 		t->interval = strtod(arg, &end);
@@ -412,13 +414,7 @@ static int take_option(struct top *t, int ch, const char *arg)
 				return -1;
 			}
 		return misuse("no key to sort by", arg);
-	case 'j':
-		t->opt.json = true;
-		return -1;
-	case 's':
-		t->opt.socket = arg;
-		return -1;
-	case 'h':
+	case CLI_HELP:
 		print_help();
 		return EXIT_DONE;
 	default:
@@ -432,9 +428,9 @@ static int parse(struct top *t, int argc, char **argv)
 	static const struct option options[] = {{"interval", required_argument, NULL, 'i'},
 						{"count", required_argument, NULL, 'c'},
 						{"sort", required_argument, NULL, 'o'},
-						{"json", no_argument, NULL, 'j'},
-						{"socket", required_argument, NULL, 's'},
-						{"help", no_argument, NULL, 'h'},
+						{"json", no_argument, NULL, CLI_JSON},
+						{"socket", required_argument, NULL, CLI_SOCKET},
+						{"help", no_argument, NULL, CLI_HELP},
 						{NULL, 0, NULL, 0}};
 	int ch, status = -1;
 
