@@ -7,6 +7,7 @@
 
 #include "cli/cli.h"
 #include "control/size.h"
+#include "lun/lun.h"
 
 static const char *text(const json_t *o, const char *key)
 {
@@ -155,11 +156,10 @@ static void print_counters(const json_t *counters)
 {
 	static const char *const titles[] = {"OPERATION", ">COUNT",  ">BYTES",
 					     ">ERRORS",	  ">P50_US", ">P99_US"};
-	static const char *const classes[] = {"read", "write", "unmap", "flush", "other"};
 	struct table *t = table_new(titles, 6);
 
-	for (unsigned i = 0; i < 5; i++) {
-		json_t *o = json_object_get(counters, classes[i]);
+	for (int i = 0; i < LUN_CLASS_COUNT; i++) {
+		json_t *o = json_object_get(counters, lun_class_name(i));
 		char v[5][32];
 
 		snprintf(v[0], 32, "%lld", number(o, "ops"));
@@ -167,7 +167,7 @@ static void print_counters(const json_t *counters)
 		snprintf(v[2], 32, "%lld", number(o, "errors"));
 		snprintf(v[3], 32, "%lld", number(o, "p50_us"));
 		snprintf(v[4], 32, "%lld", number(o, "p99_us"));
-		const char *cells[] = {classes[i], v[0], v[1], v[2], v[3], v[4]};
+		const char *cells[] = {lun_class_name(i), v[0], v[1], v[2], v[3], v[4]};
 
 		table_add(t, cells);
 	}

@@ -4,6 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "lun/lun.h"
+
 const char *const rate_words[] = {
 #define X(id, word, title) word,
 	RATE_KEYS(X)
@@ -14,8 +16,6 @@ const char *const rate_titles[] = {
 	RATE_KEYS(X)
 #undef X
 };
-
-static const char *const classes[] = {"read", "write", "unmap", "flush", "other"};
 
 static double number(const json_t *o, const char *key)
 {
@@ -60,13 +60,15 @@ static struct growth make_row(const json_t *before, const json_t *now, double se
 	struct growth g = {.hits = grown(before, now, NULL, "hits"),
 			   .misses = grown(before, now, NULL, "misses")};
 
-	for (unsigned i = 0; i < sizeof(classes) / sizeof(classes[0]); i++) {
-		double ops = grown(before, now, classes[i], "ops");
+	for (int i = 0; i < LUN_CLASS_COUNT; i++) {
+		const char *class = lun_class_name(i);
+		bool transfer = i == LUN_CLASS_READ || i == LUN_CLASS_WRITE;
+		double ops = grown(before, now, class, "ops");
 
 		g.ops += ops;
-		g.transfers += i < 2 ? ops : 0;
-		g.busy += i < 2 ? grown(before, now, classes[i], "seconds") : 0;
-		r->errors += (uint64_t)number(json_object_get(now, classes[i]), "errors");
+		g.transfers += transfer ? ops : 0;
+		g.busy += transfer ? grown(before, now, class, "seconds") : 0;
+		r->errors += (uint64_t)number(json_object_get(now, class), "errors");
 	}
 	r->name = json_string_value(json_object_get(now, "name"));
 	r->size = (uint64_t)number(now, "size");

@@ -427,8 +427,7 @@ static int start_nbd(struct appliance *app, const struct config *cfg, struct rea
 				   why);
 	if (ret)
 		return ret;
-	clock_gettime(CLOCK_REALTIME, &until);
-	until.tv_sec += NBD_WAIT_S;
+	until = clock_deadline(NBD_WAIT_S * NSEC_PER_SEC);
 	mutex_lock(&app->nbd_lock);
 	while (!app->nbd_ready && !ret)
 		ret = pthread_cond_timedwait(&app->nbd_cond, &app->nbd_lock.m, &until);

@@ -6,8 +6,6 @@
 #include "control/memory.h"
 #include "mem/budget/budget.h"
 
-static const char *const class_name[LUN_CLASS_COUNT] = {"read", "write", "unmap", "flush", "other"};
-
 static json_t *number(uint64_t v)
 {
 	return json_integer((json_int_t)v);
@@ -38,7 +36,7 @@ static json_t *lun_in_short(struct lun *lun)
 			      number(metric_read(&lun_counters(lun)->inflight)));
 
 	for (int i = 0; o && i < LUN_CLASS_COUNT; i++)
-		json_object_set_new(o, class_name[i], class_in_short(lun, i));
+		json_object_set_new(o, lun_class_name(i), class_in_short(lun, i));
 	if (o && lun_cache_stats(lun, &s)) {
 		json_object_set_new(
 			o, "hits",
@@ -134,7 +132,7 @@ json_t *app_report_lun_counters(struct lun *lun)
 	json_t *o = json_object();
 
 	for (int i = 0; i < LUN_CLASS_COUNT; i++)
-		json_object_set_new(o, class_name[i], class_in_full(lun, i));
+		json_object_set_new(o, lun_class_name(i), class_in_full(lun, i));
 	json_object_set_new(o, "inflight", number(metric_read(&c->inflight)));
 	json_object_set_new(o, "conflicts", number(metric_read(&c->conflicts)));
 	json_object_set_new(o, "miscompares", number(metric_read(&d->miscompares)));

@@ -20,20 +20,10 @@
 #include "front/tcmu/tcmu.h"
 #include "lun/lun.h"
 
-static const char *const op_name[LUN_CLASS_COUNT] = {"read", "write", "unmap", "flush", "other"};
-
-static uint64_t clock_ns(clockid_t clock)
-{
-	struct timespec ts;
-
-	clock_gettime(clock, &ts);
-	return (uint64_t)ts.tv_sec * NSEC_PER_SEC + (uint64_t)ts.tv_nsec;
-}
-
 /* An instant of CLOCK_MONOTONIC, since the epoch; to the millisecond, so that it stays the same. */
 static uint64_t since_epoch(uint64_t mono_ns)
 {
-	uint64_t ns = clock_ns(CLOCK_REALTIME) - (clock_now_ns() - mono_ns);
+	uint64_t ns = clock_get_ns(CLOCK_REALTIME) - (clock_now_ns() - mono_ns);
 
 	return ns - ns % NSEC_PER_MSEC;
 }
@@ -72,7 +62,7 @@ static void read_stat(struct process_record *r)
 			 &faults, &threads, &ticks) != 3)
 		return;
 	up = ticks / hz * NSEC_PER_SEC + ticks % hz * NSEC_PER_SEC / hz;
-	r->start_ns = since_epoch(clock_now_ns() - (clock_ns(CLOCK_BOOTTIME) - up));
+	r->start_ns = since_epoch(clock_now_ns() - (clock_get_ns(CLOCK_BOOTTIME) - up));
 	r->threads = threads;
 	r->major_faults = faults;
 }
@@ -93,7 +83,7 @@ static void collect_process(struct metrics *m)
 	}
 	if (!getrlimit(RLIMIT_NOFILE, &files))
 		r->max_files = files.rlim_cur;
-	r->cpu_ns = clock_ns(CLOCK_PROCESS_CPUTIME_ID);
+	r->cpu_ns = clock_get_ns(CLOCK_PROCESS_CPUTIME_ID);
 	read_stat(r);
 	r->open_files = count_open_files();
 }
@@ -124,8 +114,8 @@ static const bool timed[LUN_CLASS_COUNT] = {
 
 static void collect_op(struct metrics *m, size_t lun, const struct lun_counters *c, int op)
 {
-	struct lun_op_record *r =
-		metrics_add(m, METRIC_GROUP_lun_op, metrics_label(m, lun, "op", op_name[op]));
+	struct lun_op_record *r = metrics_add(m, METRIC_GROUP_lun_op,
+					      metrics_label(m, lun, "op", lun_class_name(op)));
 
 	metrics_copy_durations(&r->latency, &c->latency[op]);
 	r->latency.coarse = op == LUN_CLASS_FLUSH;
@@ -145,7 +135,7 @@ static void collect_stages(struct metrics *m, size_t lun, struct lun *l, int op)
 		const char *name;
 		uint64_t ns;
 	} stages[] = {{"queue", s.queue_ns}, {"cache", s.cache_ns}, {"disk", s.disk_ns}};
-	size_t labels = metrics_label(m, lun, "op", op_name[op]);
+	size_t labels = metrics_label(m, lun, "op", lun_class_name(op));
 
 	for (unsigned i = 0; i < sizeof(stages) / sizeof(stages[0]); i++) {
 		struct lun_stage_record *r;
@@ -174,7 +164,7 @@ static size_t label_shape(struct metrics *m, size_t op, unsigned size, unsigned 
 
 static void collect_shapes(struct metrics *m, size_t lun, const struct lun_detail *d, int op)
 {
-	size_t labels = metrics_label(m, lun, "op", op_name[op]);
+	size_t labels = metrics_label(m, lun, "op", lun_class_name(op));
 
 	for (unsigned s = 0; s < LUN_SIZES; s++)
 		for (unsigned a = 0; a < LUN_ALIGNMENTS; a++) {

@@ -8,7 +8,6 @@
 
 #include <errno.h>
 #include <stdio.h>
-#include <time.h>
 
 #include "base/clock.h"
 
@@ -94,11 +93,9 @@ static void put_process(struct text *out, const struct metrics *m)
 {
 	const struct process_record *p = RECORDS(m, process);
 	const struct build_record *b = RECORDS(m, build);
-	struct timespec now;
 
-	clock_gettime(CLOCK_REALTIME, &now);
 	put_label(out, m, b->labels, "version", "version");
-	put_seconds(out, "now", (uint64_t)now.tv_sec * NSEC_PER_SEC + (uint64_t)now.tv_nsec);
+	put_seconds(out, "now", clock_get_ns(CLOCK_REALTIME));
 	put_seconds(out, "start", p->start_ns);
 	put_seconds(out, "cpu", p->cpu_ns);
 	put_number(out, "resident", p->resident);
@@ -162,8 +159,6 @@ static void put_op(struct text *out, const char *name, const struct lun_op_recor
 
 static void put_luns(struct text *out, const struct metrics *m)
 {
-	static const char *const ops[LUN_CLASS_COUNT] = {"read", "write", "unmap", "flush",
-							 "other"};
 	const struct lun_op_record *op = RECORDS(m, lun_op);
 	const struct lun_cache_record *cache = RECORDS(m, lun_cache);
 	const struct lun_cache_record *end = cache + COUNT(m, lun_cache);
@@ -177,7 +172,7 @@ static void put_luns(struct text *out, const struct metrics *m)
 		put_number(out, "size", r->size);
 		put_number(out, "inflight", r->inflight);
 		for (int k = 0; k < LUN_CLASS_COUNT; k++)
-			put_op(out, ops[k], &op[k]);
+			put_op(out, lun_class_name(k), &op[k]);
 		if (cache < end && cache->labels == r->labels) {
 			const struct cache_stats *s = &cache->s.cache;
 

@@ -2,6 +2,17 @@
 /* What the counters of a LUN mean, for those who tell of them. */
 #include "lun/lun_private.h"
 
+const char *lun_class_name(enum lun_class class)
+{
+	static const char *const names[LUN_CLASS_COUNT] = {
+		[LUN_CLASS_READ] = "read",   [LUN_CLASS_WRITE] = "write",
+		[LUN_CLASS_UNMAP] = "unmap", [LUN_CLASS_FLUSH] = "flush",
+		[LUN_CLASS_OTHER] = "other",
+	};
+
+	return names[class];
+}
+
 void lun_get_stages(struct lun *lun, enum lun_class class, struct lun_stages *ret_stages)
 {
 	const struct lun_detail *d = &lun->detail;

@@ -69,6 +69,8 @@ enum lun_class {
 	LUN_CLASS_OTHER,
 	LUN_CLASS_COUNT
 };
+/** "read", "write", "unmap", "flush", "other". */
+const char *lun_class_name(enum lun_class class);
 
 struct lun_counters {
 	metric_counter bytes[LUN_CLASS_COUNT];

@@ -152,14 +152,10 @@ static void stop_readers(struct mount *m)
 	fuse_session_exit(m->se);
 	mutex_lock(&m->lock);
 	while (m->alive) {
-		struct timespec until;
+		struct timespec until = clock_deadline(WAKE_AGAIN_MS * NSEC_PER_MSEC);
 
 		for (unsigned i = 0; i < m->n_readers; i++)
 			pthread_kill(m->readers[i].thread, WAKE_SIGNAL);
-		clock_gettime(CLOCK_REALTIME, &until);
-		until.tv_nsec += WAKE_AGAIN_MS * NSEC_PER_MSEC;
-		until.tv_sec += until.tv_nsec / (long)NSEC_PER_SEC;
-		until.tv_nsec %= (long)NSEC_PER_SEC;
 		pthread_cond_timedwait(&m->changed, &m->lock.m, &until);
 	}
 	mutex_unlock(&m->lock);

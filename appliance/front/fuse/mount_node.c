@@ -195,10 +195,8 @@ void mount_node_submit(struct mount_node *node, struct port_async *async)
 
 void mount_node_await_size(struct mount_node *node, uint64_t size)
 {
-	struct timespec until;
+	struct timespec until = clock_deadline(GROW_WAIT_S * NSEC_PER_SEC);
 
-	clock_gettime(CLOCK_REALTIME, &until);
-	until.tv_sec += GROW_WAIT_S;
 	mutex_scope(&node->m->lock);
 	node->m->recent_ns = 0;
 	while (node->client && atomic_load(&node->size) < size)

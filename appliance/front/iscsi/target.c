@@ -597,16 +597,9 @@ static void tell_all_locked(struct iscsi_server *srv, enum iscsi_ctl what)
 /* Waits until no connection is left, for @ms at most. */
 static bool wait_gone_locked(struct iscsi_server *srv, unsigned ms)
 {
-	struct timespec until;
+	struct timespec until = clock_deadline(ms * NSEC_PER_MSEC);
 	int r = 0;
 
-	clock_gettime(CLOCK_REALTIME, &until);
-	until.tv_sec += ms / 1000;
-	until.tv_nsec += (long)(ms % 1000) * 1000000;
-	if (until.tv_nsec >= 1000000000) {
-		until.tv_nsec -= 1000000000;
-		until.tv_sec++;
-	}
 	while (srv->n_conns > 0 && r == 0)
 		r = pthread_cond_timedwait(&srv->changed, &srv->lock.m, &until);
 	return srv->n_conns == 0;
