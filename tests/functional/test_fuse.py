@@ -353,17 +353,17 @@ def test_ended_under_load(one, mount, sig):
 
 def test_a_killed_daemon_is_a_pause(one):
     e, m, path = one
-    p = fio(path, "--ioengine=libaio", "--direct=1", "--iodepth=8", "--loops=2", *VERIFY)
+    p = fio(path, "--ioengine=libaio", "--direct=1", "--iodepth=8", "--loops=10000", *VERIFY)
     try:
         for _ in range(2):
             wait_for("load", lambda: in_flight_here(e) > 100)
             e.kill()
             e.start()
-        said = p.communicate(timeout=180 * SLOW)[0]
-        assert p.returncode == 0, said
+        wait_for("all to be written and verified", lambda: in_flight_here(e) > 2000 // PACE, timeout=120)
     finally:
-        p.kill()
-        p.wait()
+        p.terminate()
+        said = p.communicate(timeout=60 * SLOW)[0]
+    assert "err= 0" in said and "verify:" not in said, said
     assert os.listdir(m.folder) == ["one"]
 
 

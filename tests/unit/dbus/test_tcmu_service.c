@@ -314,6 +314,20 @@ static void test_a_guest_is_registered_and_asked_under_its_own_name(void **state
 	assert_int_equal(w->registered, 2);
 }
 
+static void test_one_that_asks_long_after_it_came_is_found(void **state)
+{
+	struct world *w = *state;
+
+	start_bus(w);
+	start_service(w);
+	await(w, TCMU_SERVICE_OWNER);
+	connect_runner(w, PATH "/qcow");
+	sleep(2); /* who waits has been asked meanwhile: nobody */
+	assert_true(sd_bus_request_name(w->runner, NAME, SD_BUS_NAME_QUEUE) >= 0);
+	await(w, TCMU_SERVICE_GUEST);
+	assert_int_equal(w->registered, 1);
+}
+
 static void test_a_handler_of_our_name_is_left_in_its_place(void **state)
 {
 	struct world *w = *state;
@@ -367,6 +381,8 @@ int main(void)
 						teardown),
 		cmocka_unit_test_setup_teardown(
 			test_a_guest_is_registered_and_asked_under_its_own_name, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_one_that_asks_long_after_it_came_is_found,
+						setup, teardown),
 		cmocka_unit_test_setup_teardown(test_a_handler_of_our_name_is_left_in_its_place,
 						setup, teardown),
 		cmocka_unit_test_setup_teardown(test_a_refusal_is_told_with_its_reason, setup,

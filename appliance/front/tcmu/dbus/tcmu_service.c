@@ -8,7 +8,8 @@
  *
  * The bus does not tell an owner who else waits for its name. A program that asks for it has
  * connected before: so while we are the owner, a new connection makes us ask who waits, a second
- * later, once for all that came in between.
+ * later, once for all that came in between, and then at intervals that double for two minutes: on
+ * a busy machine the name is asked for long after the connection is made.
  */
 #include "front/tcmu/dbus/tcmu_service.h"
 
@@ -34,6 +35,7 @@
 #define SYSTEM_BUS   "unix:path=/run/dbus/system_bus_socket"
 
 #define ASK_DELAY_NS NSEC_PER_SEC
+#define ASK_LAST_NS  (64 * NSEC_PER_SEC)
 #define RETRY_NS     NSEC_PER_SEC
 #define RETRY_MAX_NS (60 * NSEC_PER_SEC)
 
@@ -50,7 +52,9 @@ struct tcmu_service {
 	sd_bus_slot *call;	   /* that leads to the next state, while seeking */
 	sd_bus_slot *guest;	   /* our object under the manager, while we are a guest */
 	sd_bus_slot *newcomers;	   /* the match of new connections, while we are the owner */
-	uint64_t ask_ns, retry_ns; /* when to ask who waits; 0: not */
+	uint64_t ask_ns;	   /* when to ask who waits; 0: not */
+	uint64_t ask_delay_ns;	   /* from then to the next time */
+	uint64_t retry_ns;
 };
 
 static const char *const state_name[] = {"away", "seeking", "owner", "guest", "taken", "refused"};
@@ -207,7 +211,8 @@ static int on_waiting(sd_bus_message *m, void *ctx, sd_bus_error *error)
 
 static int ask_who_waits(struct tcmu_service *s)
 {
-	s->ask_ns = 0;
+	s->ask_ns = s->ask_delay_ns > ASK_LAST_NS ? 0 : clock_now_ns() + s->ask_delay_ns;
+	s->ask_delay_ns *= 2;
 	return sd_bus_call_method_async(s->bus, NULL, BUS, BUS_PATH, BUS, "ListQueuedOwners",
 					on_waiting, s, "s", NAME);
 }
@@ -219,8 +224,10 @@ static int on_newcomer(sd_bus_message *m, void *ctx, sd_bus_error *error)
 
 	if (sd_bus_message_read(m, "sss", &name, &old, &owner) < 0)
 		return 0;
-	if (name[0] == ':' && owner[0] && !s->ask_ns)
+	if (name[0] == ':' && owner[0] && s->ask_delay_ns > ASK_DELAY_NS) {
+		s->ask_delay_ns = ASK_DELAY_NS;
 		s->ask_ns = clock_now_ns() + ASK_DELAY_NS;
+	}
 	return 0;
 }
 
@@ -234,6 +241,7 @@ static int become_owner(struct tcmu_service *s)
 	ret = sd_bus_match_signal_async(s->bus, &s->newcomers, BUS, BUS_PATH, BUS,
 					"NameOwnerChanged", on_newcomer, NULL, s);
 	/* One may have come before there was the match. */
+	s->ask_delay_ns = ASK_DELAY_NS;
 	return ret < 0 ? ret : ask_who_waits(s);
 }
 
