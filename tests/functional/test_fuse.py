@@ -359,7 +359,8 @@ def test_a_killed_daemon_is_a_pause(one):
             wait_for("load", lambda: in_flight_here(e) > 100)
             e.kill()
             e.start()
-        wait_for("all to be written and verified", lambda: in_flight_here(e) > 2000 // PACE, timeout=120)
+        wait_for("all to be written and verified once more", lambda: json.loads(
+            e.cli("--json", "lun", "show", "one").stdout)["counters"]["read"]["bytes"] > 24 * MiB // PACE, timeout=120)
     finally:
         p.terminate()
         said = p.communicate(timeout=60 * SLOW)[0]
