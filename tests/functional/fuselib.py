@@ -1,13 +1,22 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """`ebb mount`, for tests."""
+import ctypes
 import os
 import pathlib
 import select
 import signal
+import stat
 import subprocess
 import time
 
+import nbd
+import pytest
+
 from conftest import EBB, SLOW, run
+
+MiB = 1 << 20
+KEEP_SIZE, PUNCH, ZERO = 1, 2, 16  # of fallocate(2)
+libc = ctypes.CDLL(None, use_errno=True)
 
 
 def is_mounted(folder):
@@ -69,3 +78,58 @@ class Mount:
 def fd_of(path, flags):
     """As a context: a descriptor."""
     return os.fdopen(os.open(path, flags), "rb" if flags == os.O_RDONLY else "r+b", buffering=0)
+
+
+def fuse_is_here():
+    """Makes the device if the kernel knows it and this system has only not got it yet."""
+    try:
+        if not os.path.exists("/dev/fuse"):
+            subprocess.run(["modprobe", "fuse"], check=False)
+        if not os.path.exists("/dev/fuse"):
+            os.mknod("/dev/fuse", stat.S_IFCHR | 0o666, os.makedev(10, 229))
+        os.close(os.open("/dev/fuse", os.O_RDWR))
+    except OSError:
+        return False
+    return True
+
+
+needs_fuse = pytest.mark.skipif(not fuse_is_here(), reason="no /dev/fuse, and none can be made: FUSE is not shown here")
+
+
+@pytest.fixture
+def mount():
+    """mount(ebb, ARGS...) mounts its LUNs."""
+    made = []
+
+    def make(*args, **kw):
+        made.append(Mount(*args, **kw))
+        return made[-1]
+
+    yield make
+    for m in made:
+        m.finish()
+
+
+@pytest.fixture
+def one(ebb, disk, mount):
+    """A LUN of 16 MiB: (ebb, mount, the file)."""
+    e = ebb(f"{disk('16M')},name=one")
+    m = mount(e)
+    return e, m, m / "one"
+
+
+def fallocate(fd, mode, off, length):
+    if libc.fallocate(fd, mode, ctypes.c_int64(off), ctypes.c_int64(length)):
+        raise OSError(ctypes.get_errno(), "fallocate")
+
+
+def fails(error, call, *args):
+    with pytest.raises(OSError) as e:
+        call(*args)
+    assert e.value.errno == error, e.value
+
+
+def connect(e, name="one"):
+    h = nbd.NBD()
+    h.connect_uri(e.nbd(name))
+    return h

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """LUNs as files: `ebb mount`, beside iSCSI and NBD."""
-import ctypes
 import errno
 import json
 import mmap
@@ -12,72 +11,15 @@ import stat
 import subprocess
 import tempfile
 
-import nbd
 import pytest
 
 from conftest import EBB, PACE, SLOW, TOOLS, Ebb, need, run
 from controllib import wait_for
-from fuselib import Mount, fd_of, is_mounted
+from fuselib import (KEEP_SIZE, PUNCH, ZERO, MiB, connect, fails, fallocate, fd_of, is_mounted, mount,  # noqa: F401
+                     needs_fuse, one)  # mount and one are fixtures
 from iscsi_raw import READ, WRITE, Raw
 
-MiB = 1 << 20
-KEEP_SIZE, PUNCH, ZERO = 1, 2, 16  # of fallocate(2)
-libc = ctypes.CDLL(None, use_errno=True)
-
-
-def fuse_is_here():
-    """Makes the device if the kernel knows it and this system has only not got it yet."""
-    try:
-        if not os.path.exists("/dev/fuse"):
-            subprocess.run(["modprobe", "fuse"], check=False)
-        if not os.path.exists("/dev/fuse"):
-            os.mknod("/dev/fuse", stat.S_IFCHR | 0o666, os.makedev(10, 229))
-        os.close(os.open("/dev/fuse", os.O_RDWR))
-    except OSError:
-        return False
-    return True
-
-
-pytestmark = pytest.mark.skipif(not fuse_is_here(), reason="no /dev/fuse, and none can be made: FUSE is not shown here")
-
-
-@pytest.fixture
-def mount():
-    """mount(ebb, ARGS...) mounts its LUNs."""
-    made = []
-
-    def make(*args, **kw):
-        made.append(Mount(*args, **kw))
-        return made[-1]
-
-    yield make
-    for m in made:
-        m.finish()
-
-
-@pytest.fixture
-def one(ebb, disk, mount):
-    """A LUN of 16 MiB: (ebb, mount, the file)."""
-    e = ebb(f"{disk('16M')},name=one")
-    m = mount(e)
-    return e, m, m / "one"
-
-
-def fallocate(fd, mode, off, length):
-    if libc.fallocate(fd, mode, ctypes.c_int64(off), ctypes.c_int64(length)):
-        raise OSError(ctypes.get_errno(), "fallocate")
-
-
-def fails(error, call, *args):
-    with pytest.raises(OSError) as e:
-        call(*args)
-    assert e.value.errno == error, e.value
-
-
-def connect(e, name="one"):
-    h = nbd.NBD()
-    h.connect_uri(e.nbd(name))
-    return h
+pytestmark = needs_fuse
 
 
 def login(e, name="one"):

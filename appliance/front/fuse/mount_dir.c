@@ -46,7 +46,7 @@ void mount_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
 	struct fuse_entry_param entry = {0};
 	struct port_export e;
 	struct mount_node *node;
-	int err = parent == FUSE_ROOT_ID ? find(req, name, &e) : -ENOTDIR;
+	int err = strlen(name) < PORT_NAME_MAX ? find(req, name, &e) : -ENAMETOOLONG;
 
 	if (err) {
 		fuse_reply_err(req, mount_errno(err));
@@ -78,6 +78,23 @@ void mount_forget_multi(fuse_req_t req, size_t count, struct fuse_forget_data *f
 			mount_node_forget(mount_node_of(forgets[i].ino), forgets[i].nlookup);
 	fuse_reply_none(req);
 }
+
+/* LUNs are made, named and removed elsewhere; the file system has no such thing. */
+#define REFUSE(verb, ...)                              \
+	void mount_##verb(fuse_req_t req, __VA_ARGS__) \
+	{                                              \
+		fuse_reply_err(req, EPERM);            \
+	}
+
+REFUSE(mknod, fuse_ino_t parent, const char *name, mode_t mode, dev_t rdev)
+REFUSE(mkdir, fuse_ino_t parent, const char *name, mode_t mode)
+REFUSE(symlink, const char *target, fuse_ino_t parent, const char *name)
+REFUSE(link, fuse_ino_t ino, fuse_ino_t parent, const char *name)
+REFUSE(rename, fuse_ino_t parent, const char *name, fuse_ino_t to, const char *new_name,
+       unsigned flags)
+REFUSE(unlink, fuse_ino_t parent, const char *name)
+REFUSE(rmdir, fuse_ino_t parent, const char *name)
+#undef REFUSE
 
 /* --- reading the directory: what there was when it was opened --- */
 
@@ -199,35 +216,72 @@ void mount_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 }
 
 /* A new size. Returns an errno for the kernel. */
-static int resize(fuse_req_t req, fuse_ino_t ino, uint64_t to, bool by_path)
+static int resize(fuse_req_t req, fuse_ino_t ino, const struct port_export *e, uint64_t to,
+		  bool by_path)
 {
 	struct mount *m = of(req);
 	struct reason why;
-	struct port_export e;
-	int ret = export_of(req, ino, &e);
+	int ret = mount_plan_resize(e, to, by_path, m->opt->grow != NULL);
 
-	if (ret)
-		return mount_errno(ret);
-	ret = mount_plan_resize(&e, to, by_path, m->opt->grow != NULL);
 	if (ret != MOUNT_RESIZE_GROW)
 		return -ret;
 	mount_begin_slow(m);
-	ret = m->opt->grow(m->opt->ctx, e.name, to, &why);
+	ret = m->opt->grow(m->opt->ctx, e->name, to, &why);
 	if (ret)
-		log_warn("mount.grow.refused", "lun=%s reason=%s", e.name, why.text);
+		log_warn("mount.grow.refused", "lun=%s reason=%s", e->name, why.text);
 	else
 		mount_node_await_size(mount_node_of(ino), to);
 	mount_end_slow(m);
 	return -ret;
 }
 
+/*
+ * Who owns files, and their modes, is decided when they are mounted. They can be set to what they
+ * are, which is what programs do that copy all of a file.
+ */
+static bool leaves_owner_and_mode(const struct stat *st, const struct stat *attr, int to_set)
+{
+	return !(to_set & FUSE_SET_ATTR_MODE && (attr->st_mode ^ st->st_mode) & 07777) &&
+	       !(to_set & FUSE_SET_ATTR_UID && attr->st_uid != st->st_uid) &&
+	       !(to_set & FUSE_SET_ATTR_GID && attr->st_gid != st->st_gid);
+}
+
+static void set_time(struct mount_node *node, const struct stat *attr, int to_set)
+{
+	if (to_set & FUSE_SET_ATTR_MTIME_NOW)
+		mount_node_touch(node);
+	else if (to_set & FUSE_SET_ATTR_MTIME)
+		atomic_store(&node->changed_s, (uint64_t)attr->st_mtim.tv_sec);
+}
+
+/* Returns an errno for the kernel. */
+static int set_attributes(fuse_req_t req, fuse_ino_t ino, const struct stat *attr, int to_set,
+			  bool by_path)
+{
+	struct port_export e;
+	struct stat st;
+	int err;
+
+	if (ino == FUSE_ROOT_ID)
+		return EPERM;
+	err = export_of(req, ino, &e);
+	if (err)
+		return mount_errno(err);
+	mount_fill_stat(&e, &of(req)->owner, 0, &st);
+	if (!leaves_owner_and_mode(&st, attr, to_set))
+		return EPERM;
+	if (to_set & FUSE_SET_ATTR_SIZE)
+		err = resize(req, ino, &e, (uint64_t)attr->st_size, by_path);
+	if (!err)
+		set_time(mount_node_of(ino), attr, to_set);
+	return err;
+}
+
 void mount_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int to_set,
 		   struct fuse_file_info *fi)
 {
-	int err = EPERM; /* who owns files, and their modes, is decided when they are mounted */
+	int err = set_attributes(req, ino, attr, to_set, fi == NULL);
 
-	if (ino != FUSE_ROOT_ID && to_set & FUSE_SET_ATTR_SIZE)
-		err = resize(req, ino, (uint64_t)attr->st_size, fi == NULL);
 	if (err)
 		fuse_reply_err(req, err);
 	else

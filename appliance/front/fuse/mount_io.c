@@ -12,7 +12,6 @@
 #include <fcntl.h>
 #include <linux/fuse.h>
 #include <stdlib.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "front/fuse/mount_private.h"
@@ -150,15 +149,6 @@ static void start(struct mount_node *node, fuse_req_t req, const struct port_asy
 	mount_node_submit(node, &io->async);
 }
 
-/* Where it is written, files of the mount have their time. */
-static void touch(struct mount_node *node)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_REALTIME_COARSE, &now);
-	atomic_store_explicit(&node->changed_s, (uint64_t)now.tv_sec, memory_order_relaxed);
-}
-
 void mount_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi)
 {
 	struct mount_node *node = mount_node_of(ino);
@@ -188,7 +178,7 @@ void mount_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t size, o
 		fuse_reply_err(req, ENOSPC);
 		return;
 	}
-	touch(node);
+	mount_node_touch(node);
 	start(node, req,
 	      &(struct port_async){.op = PORT_WRITE,
 				   .flags = fi->flags & O_DSYNC ? PORT_FUA : 0,
@@ -216,7 +206,7 @@ void mount_fallocate(fuse_req_t req, fuse_ino_t ino, int mode, off_t off, off_t 
 		fuse_reply_err(req, -err);
 		return;
 	}
-	touch(node);
+	mount_node_touch(node);
 	start(node, req,
 	      &(struct port_async){
 		      .op = c.op, .flags = c.flags, .off = c.off, .len = c.len, .done = other_done},

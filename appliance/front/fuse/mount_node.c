@@ -12,6 +12,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "base/cleanup.h"
 #include "base/clock.h"
@@ -191,6 +192,14 @@ void mount_node_submit(struct mount_node *node, struct port_async *async)
 		return;
 	mutex_scope(&m->lock);
 	pthread_cond_broadcast(&m->changed);
+}
+
+void mount_node_touch(struct mount_node *node)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_REALTIME_COARSE, &now);
+	atomic_store_explicit(&node->changed_s, (uint64_t)now.tv_sec, memory_order_relaxed);
 }
 
 void mount_node_await_size(struct mount_node *node, uint64_t size)

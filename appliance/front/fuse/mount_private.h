@@ -61,7 +61,8 @@ struct mount_node {
 	 * returns. */
 	_Atomic unsigned submitting;
 	_Atomic uint64_t size;	    /* bytes, of an attached LUN; written under m->lock */
-	_Atomic uint64_t changed_s; /* when it was last written through this mount */
+	_Atomic uint64_t changed_s; /* when it was last written through this mount, or what
+				       utimens(2) said */
 };
 
 struct mount {
@@ -130,6 +131,8 @@ void mount_node_submit(struct mount_node *node, struct port_async *async);
 int mount_node_export(struct mount_node *node, fuse_req_t req, struct port_export *ret_export);
 /** If the LUN is attached: what it is like now. False: it is not. */
 bool mount_node_attached(struct mount_node *node, struct port_export *ret_export);
+/** It is written: its file has changed now. */
+void mount_node_touch(struct mount_node *node);
 /** Waits until an attached LUN has @size bytes at least, for a while. */
 void mount_node_await_size(struct mount_node *node, uint64_t size);
 /** Ends all nodes. Nobody uses any. */
@@ -149,6 +152,15 @@ void mount_forget_multi(fuse_req_t req, size_t count, struct fuse_forget_data *f
 void mount_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi);
 void mount_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int to_set,
 		   struct fuse_file_info *fi);
+/** Refused, all seven. */
+void mount_mknod(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode, dev_t rdev);
+void mount_mkdir(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode);
+void mount_symlink(fuse_req_t req, const char *target, fuse_ino_t parent, const char *name);
+void mount_link(fuse_req_t req, fuse_ino_t ino, fuse_ino_t parent, const char *name);
+void mount_rename(fuse_req_t req, fuse_ino_t parent, const char *name, fuse_ino_t to,
+		  const char *new_name, unsigned flags);
+void mount_unlink(fuse_req_t req, fuse_ino_t parent, const char *name);
+void mount_rmdir(fuse_req_t req, fuse_ino_t parent, const char *name);
 void mount_opendir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi);
 void mount_readdir(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off,
 		   struct fuse_file_info *fi);
