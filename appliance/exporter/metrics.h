@@ -42,6 +42,7 @@
 	X(lun_command, "lun, command")                        \
 	X(lun_cache, "lun")                                   \
 	X(lun_tier, "lun, tier")                              \
+	X(lun_export, "lun, export")                          \
 	X(session, "session, initiator")                      \
 	X(session_stage, "session, initiator, stage")         \
 	X(session_info, "session, protocol, export, address") \
@@ -50,6 +51,10 @@
 	X(port_client, "session, initiator")                  \
 	X(nbd, "")                                            \
 	X(tcmu, "")                                           \
+	X(tcmu_area, "lun, backstore")                        \
+	X(lio_backstore, "lun, backstore")                    \
+	X(lio_lun, "lun, export")                             \
+	X(lio_target, "target")                               \
 	X(budget, "")                                         \
 	X(shrink, "cause")                                    \
 	X(pool, "pool")                                       \
@@ -140,6 +145,11 @@ struct lun_tier_record {
 	uint64_t hits;
 };
 
+struct lun_export_record {
+	size_t labels;
+	uint64_t sessions, ops, read_bytes, written_bytes, errors;
+};
+
 struct session_record {
 	size_t labels;
 	uint64_t since_ns, commands, inflight, read_bytes, written_bytes, errors;
@@ -180,6 +190,26 @@ struct nbd_record {
 struct tcmu_record {
 	size_t labels;
 	uint64_t devices, open;
+};
+
+struct tcmu_area_record {
+	size_t labels;
+	uint64_t resident, busy, returned, timeouts;
+};
+
+struct lio_backstore_record {
+	size_t labels;
+	uint64_t resets, aborts, missed_aborts;
+};
+
+struct lio_lun_record {
+	size_t labels;
+	uint64_t commands, read_bytes, written_bytes;
+};
+
+struct lio_target_record {
+	size_t labels;
+	uint64_t sessions, logins, login_failures, digest_errors, format_errors, timeouts;
 };
 
 struct budget_record {
@@ -285,6 +315,13 @@ struct metrics_self {
 int metrics_collect(struct metrics *m, struct appliance *app, const struct metrics_self *self);
 /** Its part for the budget, arenas and tmem. */
 void metrics_collect_memory(struct metrics *m, struct memory *memory);
+/** Where the kernel shows its target. */
+#define METRICS_LIO "/sys/kernel/config/target"
+/**
+ * Its part for what the kernel's target counts of our LUNs that it exports, as @root shows it; none
+ * where there is no such folder. May wait while the target is changed.
+ */
+void metrics_collect_lio(struct metrics *m, const char *root);
 /** Writes all that was collected in the order of the table. 0 or -ENOMEM. */
 int metrics_render(const struct metrics *m, struct text *out);
 void metrics_free(struct metrics *m);

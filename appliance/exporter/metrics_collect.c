@@ -226,6 +226,24 @@ static void collect_cache(struct metrics *m, size_t lun, const struct lun_cache_
 	}
 }
 
+struct exports {
+	struct metrics *m;
+	size_t lun;
+};
+
+static void collect_export(void *ctx, const struct lun_export *e)
+{
+	const struct exports *x = ctx;
+	size_t labels = metrics_label(x->m, x->lun, "export", e->name);
+	struct lun_export_record *r = metrics_add(x->m, METRIC_GROUP_lun_export, labels);
+
+	r->sessions = metric_read(&e->sessions);
+	r->ops = metric_read(&e->ops);
+	r->read_bytes = metric_read(&e->read_bytes);
+	r->written_bytes = metric_read(&e->written_bytes);
+	r->errors = metric_read(&e->errors) ?: METRIC_NONE;
+}
+
 static void collect_lun(struct metrics *m, struct lun *lun)
 {
 	size_t labels = metrics_label(m, METRICS_NO_LABELS, "lun", lun_name(lun));
@@ -244,6 +262,7 @@ static void collect_lun(struct metrics *m, struct lun *lun)
 	for (int op = 0; op < LUN_CLASS_COUNT; op++)
 		collect_op(m, labels, c, op);
 	collect_detail(m, labels, lun);
+	lun_list_exports(lun, collect_export, &(struct exports){m, labels});
 	if (lun_cache_stats(lun, &cache))
 		collect_cache(m, labels, &cache);
 }

@@ -205,6 +205,8 @@ static void count(const struct lun_io *io, uint64_t now)
 	count_kind(&io->lun->detail, io);
 	if (io->session)
 		count_op(io->session, io, ns);
+	if (io->export)
+		lun_count_export(io, class_of(io));
 }
 
 /* Between the two an op is in flight. One that ends before the first is only counted. */

@@ -64,6 +64,7 @@ static void free_names(struct lun *lun)
 static void destroy(struct lun *lun)
 {
 	lun_cache_detach(lun);
+	lun_free_exports(lun);
 	block_close(lun->store);
 	range_lock_destroy(&lun->ranges);
 	mutex_destroy(&lun->slow);
@@ -125,6 +126,7 @@ int lun_create(const struct lun_options *opt, struct block_store *store, struct 
 	mutex_init(&lun->slow, LOCK_RANK_LUN_SLOW);
 	pthread_cond_init(&lun->notify_cond, NULL);
 	list_init(&lun->watchers);
+	list_init(&lun->exports);
 	*ret_lun = lun;
 	return 0;
 }
@@ -239,6 +241,11 @@ int lun_state_dirfd(const struct lun *lun)
 void lun_set_fence(struct lun *lun, enum lun_fence fence)
 {
 	atomic_store_explicit(&lun->fence, (int)fence, memory_order_release);
+}
+
+enum lun_fence lun_get_fence(const struct lun *lun)
+{
+	return (enum lun_fence)atomic_load_explicit(&lun->fence, memory_order_acquire);
 }
 
 int lun_resize(struct lun *lun, uint64_t size, struct reason *why)

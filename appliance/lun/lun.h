@@ -102,6 +102,17 @@ struct lun_detail {
 	metric_counter queue_ns[LUN_CLASS_COUNT], store_ns[LUN_CLASS_COUNT];
 };
 
+/**
+ * What fronts show a LUN as, and how it is used through each: an iSCSI target's LUN, NBD. Made by
+ * the first session, counts on when sessions end, and lives as long as the LUN.
+ */
+struct lun_export {
+	struct list_node link; /* the LUN's own */
+	metric_counter sessions;
+	metric_counter ops, errors, read_bytes, written_bytes;
+	char name[]; /* begins with the protocol: "iscsi/IQN/0", "nbd" */
+};
+
 struct lun;
 
 struct lun_io {
@@ -120,6 +131,7 @@ struct lun_io {
 	unsigned n_extents;	      /* in: room, out: filled */
 	struct reactor *reactor; /* lun_submit: calls and completes on this thread; lun_run: NULL */
 	struct lun_counters *session; /* also counted here; may be NULL */
+	struct lun_export *export;    /* and here; likewise */
 	/*
 	 * COMPARE_AND_WRITE; may be NULL: all has compared equal, and the write comes next. The
 	 * range is held until it is done. It must not block.
@@ -249,6 +261,15 @@ bool lun_read_only(const struct lun *lun);
 bool lun_removable(const struct lun *lun);
 void lun_get_block_info(const struct lun *lun, struct block_info *ret_info);
 struct lun_counters *lun_counters(struct lun *lun);
+/**
+ * A session begins to use @lun through export @name, and ends. NULL, which lun_leave_export() and
+ * lun_io.export take: there is no memory to count in. Any thread; valid while the LUN is there.
+ */
+struct lun_export *lun_enter_export(struct lun *lun, const char *name);
+void lun_leave_export(struct lun_export *e);
+/** Calls @fn for each export that was ever used, in that order, with a lock of the LUN held. */
+void lun_list_exports(struct lun *lun, void (*fn)(void *ctx, const struct lun_export *e),
+		      void *ctx);
 const struct lun_detail *lun_detail(const struct lun *lun);
 
 /** Where the time of a class of ops went, all told; cache: what is neither of the others. */
@@ -312,6 +333,7 @@ void lun_unwatch(struct lun *lun, struct lun_watcher *w);
  */
 enum lun_fence { LUN_FENCE_NONE, LUN_FENCE_WRITES, LUN_FENCE_ALL, LUN_FENCE_OWNER };
 void lun_set_fence(struct lun *lun, enum lun_fence fence);
+enum lun_fence lun_get_fence(const struct lun *lun);
 
 /* --- tables of LUNs by name --- */
 

@@ -43,6 +43,7 @@ struct lun {
 	/* --- slow state, under @slow --- */
 	struct mutex slow;
 	struct list_node watchers;
+	struct list_node exports;     /* grows only */
 	struct lun_watcher *notified; /* whose fn is running, with @slow dropped */
 	pthread_t notifier;	      /* by whom, when @notifying */
 	bool notifying;
@@ -64,6 +65,11 @@ extern const struct lun_op_traits lun_op_traits[LUN_OP_COUNT];
 
 /* lun.c */
 void lun_notify(struct lun *lun, enum lun_event ev);
+
+/* export.c */
+void lun_count_export(const struct lun_io *io, enum lun_class class);
+/** Nobody uses the LUN any more. */
+void lun_free_exports(struct lun *lun);
 
 /* io.c */
 /** An op that waited (LUN_PLAN_WAIT) goes on. */

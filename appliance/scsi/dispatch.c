@@ -363,6 +363,7 @@ static void prepare_io(struct scsi_cmd *cmd, enum lun_op op, unsigned flags, uin
 	io->n_extents = 0;
 	io->reactor = cmd->nexus->reactor;
 	io->session = cmd->nexus->counters;
+	io->export = cmd->itl->export;
 	io->done = done;
 	io->err = 0;
 }

@@ -14,6 +14,7 @@
  * happened before the nexus looked.
  */
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 #include "scsi/target.h"
@@ -91,6 +92,7 @@ static void itl_drop(struct scsi_itl *itl)
 	struct scsi_lu *lu = itl->lu;
 
 	list_del(&itl->nexus_link);
+	lun_leave_export(itl->export);
 	mutex_lock(&lu->lock);
 	scsi_itl_allow_removal_locked(itl);
 	list_del(&itl->lu_link);
@@ -117,6 +119,16 @@ void scsi_itl_put(struct scsi_itl *itl)
 		itl_free_unless_held(itl);
 }
 
+/* What @nx sees as LUN @lun is one export, whoever the initiator is. */
+static struct lun_export *enter_export(struct scsi_nexus *nx, struct scsi_lu *lu, uint64_t lun)
+{
+	char name[320];
+
+	snprintf(name, sizeof(name), "%s/%s/%d", nx->protocol, scsi_target_name(nx->target),
+		 scsi_lun_number(lun));
+	return lun_enter_export(lu->lun, name);
+}
+
 static struct scsi_itl *itl_create(struct scsi_nexus *nx, uint64_t lun, uint64_t gen, int *ret_err)
 {
 	struct scsi_lu *lu = scsi_target_find(nx->target, lun);
@@ -132,6 +144,7 @@ static struct scsi_itl *itl_create(struct scsi_nexus *nx, uint64_t lun, uint64_t
 	}
 	itl->nexus = nx;
 	itl->lu = lu;
+	itl->export = enter_export(nx, lu, lun);
 	itl->lun = lun;
 	itl->map_gen = gen;
 	itl->ua = nx->seamless ? 0 : 1u << SCSI_UA_POWER_ON;

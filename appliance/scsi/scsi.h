@@ -161,6 +161,7 @@ struct scsi_nexus_ops {
 struct scsi_nexus {
 	/* --- set by the front, constant until scsi_nexus_detach() --- */
 	const struct scsi_nexus_ops *ops;
+	const char *protocol; /* of the front: exports are called PROTOCOL/TARGET/LUN */
 	struct scsi_target *target;
 	struct reactor *reactor;
 	uint8_t transport_id[256]; /* SPC-4 7.6.4, of the initiator port */
@@ -253,6 +254,21 @@ int scsi_lu_forget(int state_dirfd, const char *name);
 struct scsi_lu *scsi_lu_ref(struct scsi_lu *lu);
 void scsi_lu_unref(struct scsi_lu *lu);
 struct lun *scsi_lu_lun(struct scsi_lu *lu);
+
+/** How a sanitize stands, or ended. */
+struct scsi_sanitize_status {
+	bool running;
+	bool failed;	      /* the LU takes nothing but another sanitize */
+	int error;	      /* of the last, -errno: why it failed, or had not begun */
+	uint64_t done, total; /* bytes */
+};
+/**
+ * Begins what SANITIZE does, on behalf of the owner: @overwrite: a pass of zeros over all of the
+ * LUN, else its blocks are deallocated. It goes on whatever happens, and begins anew in the next
+ * process. Any thread; blocks for a short while. -EBUSY: one runs; -EAGAIN: no thread is to be had.
+ */
+int scsi_lu_sanitize(struct scsi_lu *lu, bool overwrite);
+void scsi_lu_sanitize_status(struct scsi_lu *lu, struct scsi_sanitize_status *ret_status);
 
 /** Name for reports: "READ(10)", or NULL for an opcode that is not in the table. */
 const char *scsi_opcode_name(const uint8_t *cdb, unsigned len);

@@ -128,7 +128,8 @@ enum scsi_ua {
 
 struct scsi_itl {
 	struct scsi_nexus *nexus;
-	struct scsi_lu *lu; /* referenced */
+	struct scsi_lu *lu;	   /* referenced */
+	struct lun_export *export; /* NULL: not counted */
 	uint64_t lun;
 	struct list_node lu_link;    /* lu->itls; under lu->lock */
 	_Atomic uint32_t ua;	     /* pending unit attentions, 1 << enum scsi_ua; any thread */

@@ -286,6 +286,29 @@ def cache_agrees(m, shown):
         assert m(f"ebb_lun_cache_{name}_total", lun="disk0") == shown[name]
 
 
+def test_use_is_told_by_export(watched, disk):
+    e = watched(disk("64M"), disk("8M"))
+    assert not scrape(e.metrics).where("ebb_export_sessions")
+    for url in (e.iscsi("disk0"), e.nbd("disk0"), e.nbd("disk1")):
+        run(need("qemu-io"), "-f", "raw", "-c", "write 0 64k", "-c", "read 0 4k", "-c", "read 4k 4k", url)
+
+    def told():
+        m = scrape(e.metrics)
+        assert all(v == 0 for _, v in m.where("ebb_export_sessions"))  # they have ended, what they did counts on
+        return m
+    m = settle(told)
+    exports = {(kv["lun"], kv["export"]) for kv, _ in m.where("ebb_export_sessions")}
+    iscsi = "iscsi/iqn.2026-11.local.ebb:disk0/0"
+    assert exports == {("disk0", iscsi), ("disk0", "nbd"), ("disk1", "nbd")}
+    for lun, export in exports:
+        assert m("ebb_export_read_bytes_total", lun=lun, export=export) >= 8192
+        assert m("ebb_export_written_bytes_total", lun=lun, export=export) == 65536
+        assert m("ebb_export_operations_total", lun=lun, export=export) >= 3
+    whole = sum(v for _, v in m.where("ebb_lun_operations_total", lun="disk0"))
+    assert sum(v for _, v in m.where("ebb_export_operations_total", lun="disk0")) == whole
+    assert not m.where("ebb_export_errors_total")
+
+
 def test_promtool_finds_nothing_whatever_names_are(watched, disk, tmp_path):
     e = watched(disk())
     for i, name in enumerate(('quo"te', "back\\slash\\", "new\nline", "d\u00e9j\u00e0", b"not\xff\xfeutf8", '"} 1')):

@@ -191,8 +191,10 @@ static void run_next(struct reactor_task *t)
 
 static void kick(struct reactor_msg *m)
 {
-	for (unsigned i = 0; i < 2; i++)
+	for (unsigned i = 0; i < 2; i++) {
+		nexus[i].protocol = "fuzz";
 		scsi_nexus_attach(&nexus[i]);
+	}
 	run_next(&next_input);
 }
 

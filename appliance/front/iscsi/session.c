@@ -510,6 +510,7 @@ static int attach(struct iscsi_conn *c)
 	if (!c->target)
 		return 0;
 	c->nexus.ops = &iscsi_nexus_ops;
+	c->nexus.protocol = "iscsi";
 	c->nexus.target = c->target->scsi;
 	c->nexus.reactor = c->reactor;
 	c->nexus.rel_port = ISCSI_RELATIVE_PORT;

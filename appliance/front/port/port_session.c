@@ -80,6 +80,7 @@ struct port_session {
 	/* written by the reactor's thread under server->lock, read by others under it */
 	char name[PORT_CLIENT_NAME_MAX];
 	struct lun *lun; /* NULL: not attached */
+	struct lun_export *export;
 	bool read_only;
 	int memfd;
 	bool shm_gone; /* or about to be */
@@ -219,6 +220,7 @@ static void start(struct port_session *p, const struct port_request *req)
 	io->len = req->len;
 	io->reg_index = -1;
 	io->reactor = p->reactor;
+	io->export = p->export;
 	io->matched = io_matched;
 	io->settled = io_settled;
 	io->done = io_done;
@@ -542,6 +544,19 @@ static void on_event(struct reactor_msg *m)
 	session_try_free(p);
 }
 
+/* Programs of ours by what they serve; those of others share one export. */
+static const char *export_of(const char *client)
+{
+	static const struct {
+		const char *client, *name;
+	} known[] = {{"nbdkit", "nbd"}, {"ebb mount", "fuse"}, {"tcmu-runner", "tcmu-runner"}};
+
+	for (size_t i = 0; i < sizeof(known) / sizeof(known[0]); i++)
+		if (!strcmp(client, known[i].client))
+			return known[i].name;
+	return "port";
+}
+
 static void attach(struct port_session *p, struct lun *lun, bool read_only, int claim)
 {
 	int fds[] = {p->memfd, p->bell, claim};
@@ -551,6 +566,7 @@ static void attach(struct port_session *p, struct lun *lun, bool read_only, int 
 	lun_get_block_info(lun, &info);
 	/* The kernel has cached what comes from a buffered store: once is enough. */
 	p->read_flags = strcmp(info.mode, "buffered") == 0 ? LUN_IO_DPO : 0;
+	p->export = lun_enter_export(lun, export_of(p->name));
 	mutex_lock(&p->server->lock);
 	p->lun = lun;
 	p->read_only = read_only;
@@ -686,6 +702,7 @@ static void session_try_free(struct port_session *p)
 		mutex_unlock(&p->server->lock);
 		return;
 	}
+	lun_leave_export(p->export);
 	p->releasing = p->lun;
 	p->lun = NULL;
 	p->shm_gone = true;

@@ -298,6 +298,7 @@ static int make_target(struct tcmu_session *s, struct scsi_lu *lu)
 	if (err)
 		return err;
 	s->nexus.ops = &tcmu_nexus_ops;
+	s->nexus.protocol = "tcmu";
 	s->nexus.target = s->target;
 	s->nexus.reactor = s->reactor;
 	s->nexus.rel_port = 1;

@@ -162,6 +162,7 @@ static void attach(void *arg)
 {
 	struct initiator *i = arg;
 
+	i->nx.protocol = "test";
 	scsi_nexus_attach(&i->nx);
 }
 
