@@ -47,6 +47,15 @@ int cli_mount(int argc, char **argv, const struct cli_options *global);
 int cli_call(const struct cli_options *opt, const char *method, json_t *params, json_t **ret_result,
 	     struct reason *why);
 
+/** Where the appliance has its port; malloc'ed. NULL with the reason. */
+char *cli_ask_port(const struct cli_options *opt, struct reason *why);
+
+/* --- long work (lun_copy.c, lun_sanitize.c) --- */
+
+/** `ebb lun copy` and `ebb lun sanitize` with @params as parsed. Return the exit status. */
+int cli_copy(const json_t *params, const struct cli_options *opt);
+int cli_sanitize(const json_t *params, const struct cli_options *opt);
+
 /* --- where things are (paths.c) --- */
 
 /** $XDG_RUNTIME_DIR/ebb, or /tmp/ebb-UID; made (0700) when @make, and refused unless it is ours. */

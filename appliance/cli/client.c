@@ -137,3 +137,20 @@ int cli_call(const struct cli_options *opt, const char *method, json_t *params, 
 	json_decref(top);
 	return ret;
 }
+
+char *cli_ask_port(const struct cli_options *opt, struct reason *why)
+{
+	const char *path;
+	char *port = NULL;
+	json_t *status;
+
+	if (cli_call(opt, "status", NULL, &status, why))
+		return NULL;
+	path = json_string_value(json_object_get(json_object_get(status, "port"), "socket"));
+	if (path)
+		port = cli_absolute(path);
+	else
+		reason_set(why, EPROTO, "the appliance does not tell of its port");
+	json_decref(status);
+	return port;
+}

@@ -51,6 +51,22 @@ const struct command commands[] = {
 	 .words = {"NAME"},
 	 .options = {{"force", "force", NULL, false, "end the sessions that use it"}},
 	 .print = print_nothing},
+	{.name = "lun copy",
+	 .summary = "copy all of a LUN over another, with its holes",
+	 .args = {"source", "target"},
+	 .words = {"SOURCE", "TARGET"},
+	 .options = {{"force", "force", NULL, false, "though sessions use one of them"}},
+	 .run = cli_copy},
+	{.name = "lun sanitize",
+	 .summary = "make all data of a LUN unrecoverable",
+	 .args = {"name"},
+	 .words = {"NAME"},
+	 .options = {{"overwrite", "overwrite", NULL, false,
+		      "write zeros over all of it; default: deallocate it"},
+		     {"no-wait", "no_wait", NULL, false, "do not wait for its end"},
+		     {"force", "force", NULL, false,
+		      "though sessions use it, or one has a reservation"}},
+	 .run = cli_sanitize},
 	{.name = "session list",
 	 .summary = "who is logged in or connected",
 	 .method = "session.list",
@@ -188,6 +204,11 @@ int run_command(const struct command *c, int argc, char **argv, const struct cli
 	int status = parse(c, argc, argv, &opt, params);
 
 	if (status >= 0) {
+		json_decref(params);
+		return status;
+	}
+	if (c->run) {
+		status = c->run(params, &opt);
 		json_decref(params);
 		return status;
 	}

@@ -24,6 +24,8 @@ struct command {
 	struct command_option options[COMMAND_OPTIONS + 1];
 	/* Prints the result for people; returns the exit status. */
 	int (*print)(const json_t *result);
+	/* Instead of one question (and @method, @print): all of it; likewise. */
+	int (*run)(const json_t *params, const struct cli_options *opt);
 };
 
 extern const struct command commands[];

@@ -110,24 +110,6 @@ static int parse(struct mount_command *c, int argc, char **argv)
 	return -1;
 }
 
-/* Where the appliance has its port; malloc'ed. */
-static char *ask_port(const struct cli_options *cli, struct reason *why)
-{
-	const char *path;
-	char *port = NULL;
-	json_t *status;
-
-	if (cli_call(cli, "status", NULL, &status, why))
-		return NULL;
-	path = json_string_value(json_object_get(json_object_get(status, "port"), "socket"));
-	if (path)
-		port = cli_absolute(path);
-	else
-		reason_set(why, EPROTO, "the appliance does not tell of its port");
-	json_decref(status);
-	return port;
-}
-
 static int run(struct mount_command *c, struct reason *why)
 {
 	_cleanup_free_ char *dir = cli_absolute(c->dir), *socket = NULL, *port = NULL;
@@ -142,7 +124,7 @@ static int run(struct mount_command *c, struct reason *why)
 		return reason_set(why, ENOMEM, "out of memory");
 	if (stat(dir, &st) == 0 && !S_ISDIR(st.st_mode))
 		return reason_set(why, ENOTDIR, "%s: not a directory", c->dir);
-	port = c->port ? cli_absolute(c->port) : ask_port(&c->cli, why);
+	port = c->port ? cli_absolute(c->port) : cli_ask_port(&c->cli, why);
 	if (!port)
 		return -EIO;
 	c->mount.dir = dir;

@@ -191,6 +191,15 @@ static void print_lun_cache(const json_t *r)
 	       number(c, "readahead_used"));
 }
 
+static void print_sanitize(const json_t *s)
+{
+	if (!s)
+		return;
+	printf("%-12s%s, %.0f %%", "sanitize", text(s, "state"),
+	       100.0 * (double)number(s, "done") / (double)number(s, "total"));
+	printf(json_object_get(s, "error") ? ": %s\n" : "\n", text(s, "error"));
+}
+
 int print_lun(const json_t *r)
 {
 	char buf[40];
@@ -214,6 +223,7 @@ int print_lun(const json_t *r)
 	       json_is_true(json_object_get(r, "removable")) ? ", removable" : "");
 	print_lun_cache(r);
 	printf("%-12s%lld\n", "sessions", number(r, "sessions"));
+	print_sanitize(json_object_get(r, "sanitize"));
 	json_array_foreach(json_object_get(r, "urls"), i, v)
 	{
 		printf("%-12s%s\n", i ? "" : "urls", text(v, "url"));

@@ -86,6 +86,12 @@ int appliance_create_lun(struct appliance *app, const struct config_lun *l, stru
 /** Grows to @size bytes. @ret_note (256 bytes): what else should be changed, or "". */
 int appliance_resize_lun(struct appliance *app, const char *name, uint64_t size, char *ret_note,
 			 struct reason *why);
+/**
+ * Begins to make all of a LUN's data unrecoverable (scsi_lu_sanitize()); `lun show` tells how far
+ * it is. -EBUSY with sessions or a reservation unless @force, or while one runs; -EROFS, -ENOENT.
+ */
+int appliance_sanitize_lun(struct appliance *app, const char *name, bool overwrite, bool force,
+			   struct reason *why);
 /** Removes the LUN, never its file. -EBUSY with sessions unless @force, -EPERM: the file declares
  * it. */
 int appliance_delete_lun(struct appliance *app, const char *name, bool force, struct reason *why);

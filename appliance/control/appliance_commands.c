@@ -143,12 +143,72 @@ int appliance_resize_lun(struct appliance *app, const char *name, uint64_t size,
 	return ret;
 }
 
+/* How many use LUN @name. Within a change. */
+static int count_users(struct appliance *app, const char *name, unsigned *ret_n, struct reason *why)
+{
+	struct app_users users;
+
+	if (app_count_users(app, &users))
+		return reason_set(why, ENOMEM, "out of memory");
+	*ret_n = app_lun_users(app, &users, name);
+	app_free_users(&users);
+	return 0;
+}
+
+/* --- sanitize --- */
+
+static int check_sanitize(struct appliance *app, const char *name, bool force, struct reason *why)
+{
+	struct app_lun *l = app_find_lun(app, name);
+	unsigned n = 0;
+	int ret;
+
+	if (!l)
+		return reason_set(why, ENOENT, "no LUN is called '%.80s'", name);
+	if (lun_read_only(l->lun))
+		return reason_set(why, EROFS, "LUN '%s' is read-only", name);
+	ret = count_users(app, name, &n, why);
+	if (ret || force)
+		return ret;
+	if (n)
+		return reason_set(why, EBUSY,
+				  "LUN '%s' is busy: %u session%s (--force takes no notice)", name,
+				  n, n == 1 ? "" : "s");
+	if (lun_get_fence(l->lun) == LUN_FENCE_WRITES || lun_get_fence(l->lun) == LUN_FENCE_ALL)
+		return reason_set(why, EBUSY,
+				  "an initiator holds a reservation of LUN '%s' (--force takes no "
+				  "notice)",
+				  name);
+	return 0;
+}
+
+int appliance_sanitize_lun(struct appliance *app, const char *name, bool overwrite, bool force,
+			   struct reason *why)
+{
+	int ret;
+
+	app_begin_change(app);
+	ret = check_sanitize(app, name, force, why);
+	if (!ret) {
+		ret = scsi_lu_sanitize(app_find_lun(app, name)->lu, overwrite);
+		if (ret)
+			reason_set(why, -ret, "LUN '%s': %s", name,
+				   ret == -EBUSY ? "one runs" : strerror(-ret));
+	}
+	app_end_change(app);
+	if (!ret)
+		log_info("lun.sanitize", "name=%s how=%s", name, overwrite ? "overwrite" : "erase");
+	return ret;
+}
+
+/* --- delete --- */
+
 /* Refuses what must not be deleted. Within a change. */
 static int check_delete(struct appliance *app, const char *name, bool force, struct reason *why)
 {
 	const struct config_lun *l = config_find_lun(app->declared, name);
-	struct app_users users;
-	unsigned n;
+	unsigned n = 0;
+	int ret;
 
 	if (!l && !app_find_lun(app, name))
 		return reason_set(why, ENOENT, "no LUN is called '%.80s'", name);
@@ -172,14 +232,11 @@ static int check_delete(struct appliance *app, const char *name, bool force, str
 				return reason_set(why, EPERM, "target %s is declared to show it",
 						  t->iqn);
 	}
-	if (app_count_users(app, &users))
-		return reason_set(why, ENOMEM, "out of memory");
-	n = app_lun_users(app, &users, name);
-	app_free_users(&users);
-	if (n && !force)
-		return reason_set(why, EBUSY, "LUN '%s' is busy: %u session%s (--force ends them)",
-				  name, n, n == 1 ? "" : "s");
-	return 0;
+	ret = count_users(app, name, &n, why);
+	if (!ret && n && !force)
+		ret = reason_set(why, EBUSY, "LUN '%s' is busy: %u session%s (--force ends them)",
+				 name, n, n == 1 ? "" : "s");
+	return ret;
 }
 
 /*

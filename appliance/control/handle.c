@@ -140,6 +140,16 @@ static int do_lun_delete(struct appliance *app, const struct protocol_request *r
 	return ret ? ret : give(json_pack("{s:o}", "name", json_text(name)), ret_result, why);
 }
 
+static int do_lun_sanitize(struct appliance *app, const struct protocol_request *req,
+			   json_t **ret_result, struct reason *why)
+{
+	const char *name = protocol_string(req, "name");
+	int ret = appliance_sanitize_lun(app, name, protocol_flag(req, "overwrite"),
+					 protocol_flag(req, "force"), why);
+
+	return ret ? ret : give(json_pack("{s:o}", "name", json_text(name)), ret_result, why);
+}
+
 static int do_session_list(struct appliance *app, const struct protocol_request *req,
 			   json_t **ret_result, struct reason *why)
 {
@@ -231,6 +241,7 @@ static const handler_fn handlers[METHOD_COUNT] = {
 	[METHOD_LUN_CREATE] = do_lun_create,
 	[METHOD_LUN_RESIZE] = do_lun_resize,
 	[METHOD_LUN_DELETE] = do_lun_delete,
+	[METHOD_LUN_SANITIZE] = do_lun_sanitize,
 	[METHOD_SESSION_LIST] = do_session_list,
 	[METHOD_SESSION_KICK] = do_session_kick,
 	[METHOD_EXPORT_LIST] = do_export_list,

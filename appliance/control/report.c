@@ -274,6 +274,27 @@ static json_t *report_lun_cache(struct lun *lun)
 	return o;
 }
 
+/* Of one that runs, or went wrong. */
+static void add_sanitize(struct appliance *app, const char *name, json_t *o)
+{
+	struct scsi_sanitize_status s = {.running = false};
+	struct app_lun *l;
+	json_t *member;
+
+	mutex_lock(&app->lock);
+	l = app_find_lun(app, name);
+	if (l && l->lu)
+		scsi_lu_sanitize_status(l->lu, &s);
+	mutex_unlock(&app->lock);
+	if (!s.running && !s.failed && !s.error)
+		return;
+	member = json_pack("{s:s, s:I, s:I}", "state", s.running ? "running" : "failed", "done",
+			   (json_int_t)s.done, "total", (json_int_t)s.total);
+	if (s.error && !s.running)
+		json_object_set_new(member, "error", json_string(strerror(-s.error)));
+	json_object_set_new(o, "sanitize", member);
+}
+
 json_t *appliance_report_lun(struct appliance *app, const char *name)
 {
 	struct snapshot s;
@@ -299,6 +320,7 @@ json_t *appliance_report_lun(struct appliance *app, const char *name)
 		why = lun_uncached_reason(s.luns[i]);
 		if (why)
 			json_object_set_new(o, "cache_reason", json_string(why));
+		add_sanitize(app, name, o);
 	} else {
 		offline = json_array();
 		add_offline(app, &s, offline);

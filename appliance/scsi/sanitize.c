@@ -66,6 +66,7 @@ struct scsi_sanitize {
 	/* --- under lu->lock --- */
 	enum sanitize_state state, before; /* before: the one that RUNNING came from */
 	struct sanitize_wait *waiter;
+	int error;	  /* of the last operation */
 	bool thread_used; /* to be joined */
 	pthread_t thread;
 	/* --- the thread's while it runs --- */
@@ -320,6 +321,7 @@ static void leave_running(struct scsi_sanitize *sz, enum sanitize_state state, i
 
 	mutex_lock(&sz->lu->lock);
 	w = take_waiter_locked(sz);
+	sz->error = err;
 	set_state_locked(sz, state);
 	mutex_unlock(&sz->lu->lock);
 	tell_waiter(w, err, not_begun);
@@ -400,6 +402,19 @@ static void wait_aborted(struct scsi_cmd *cmd)
 		scsi_finish(cmd, SCSI_TASK_ABORTED);
 }
 
+/** From now on @job (NULL: an end of failure mode) has the LU; @w, which may be NULL, is told. */
+static void enter_running_locked(struct scsi_sanitize *sz, const struct sanitize_job *job,
+				 struct sanitize_wait *w)
+{
+	sz->before = sz->state;
+	sz->waiter = w;
+	if (job)
+		sz->job = *job;
+	atomic_store(&sz->done, 0);
+	atomic_store(&sz->total, 1);
+	set_state_locked(sz, SANITIZE_RUNNING);
+}
+
 /** Takes the state from @w's point of view; false: the command has ended. */
 static bool enter_running(struct scsi_sanitize *sz, struct sanitize_wait *w)
 {
@@ -412,13 +427,7 @@ static bool enter_running(struct scsi_sanitize *sz, struct sanitize_wait *w)
 	state = sz->state;
 	ause = sz->job.ause;
 	if (state != SANITIZE_RUNNING && (!w->exit_failure || (state == SANITIZE_FAILED && ause))) {
-		sz->before = state;
-		sz->waiter = w;
-		if (!w->exit_failure)
-			sz->job = w->job;
-		atomic_store(&sz->done, 0);
-		atomic_store(&sz->total, 1);
-		set_state_locked(sz, SANITIZE_RUNNING);
+		enter_running_locked(sz, w->exit_failure ? NULL : &w->job, w);
 		mutex_unlock(&sz->lu->lock);
 		return true;
 	}
@@ -551,6 +560,46 @@ void scsi_sanitize_refusal(struct scsi_lu *lu, struct scsi_sense *ret_s)
 		scsi_sense_progress(ret_s, 0xffff);
 	else
 		scsi_sense_progress(ret_s, (uint16_t)((double)done / (double)total * 65535.0));
+}
+
+/* --- on behalf of the owner --- */
+
+int scsi_lu_sanitize(struct scsi_lu *lu, bool overwrite)
+{
+	/* Without AUSE: who has been promised that data are gone is not to get at them by a
+	 * failure. */
+	const struct sanitize_job job = {
+		.kind = overwrite ? SANITIZE_OVERWRITE : SANITIZE_BLOCK_ERASE,
+		.count = overwrite,
+		.pattern_len = overwrite,
+	};
+	struct scsi_sanitize *sz = lu->sanitize;
+
+	mutex_lock(&lu->lock);
+	if (sz->state == SANITIZE_RUNNING) {
+		mutex_unlock(&lu->lock);
+		return -EBUSY;
+	}
+	enter_running_locked(sz, &job, NULL);
+	mutex_unlock(&lu->lock);
+	if (!start_thread(sz, start_main))
+		return 0;
+	leave_running(sz, sz->before, -EAGAIN, true);
+	return -EAGAIN;
+}
+
+void scsi_lu_sanitize_status(struct scsi_lu *lu, struct scsi_sanitize_status *ret_status)
+{
+	struct scsi_sanitize *sz = lu->sanitize;
+
+	mutex_scope(&lu->lock);
+	*ret_status = (struct scsi_sanitize_status){
+		.running = sz->state == SANITIZE_RUNNING,
+		.failed = sz->state == SANITIZE_FAILED,
+		.error = sz->error,
+		.done = atomic_load(&sz->done),
+		.total = atomic_load(&sz->total),
+	};
 }
 
 /* --- life --- */

@@ -6,7 +6,7 @@ _ebb_options() { ebb $1 --help 2>/dev/null | grep -oE -- '(^|[ ,])--[a-z][a-z-]*
 _ebb_names() { # _ebb_names COLUMN COMMAND...: a column of a table
 	local column=$1
 	shift
-	timeout 2 ebb "${_ebb_socket[@]}" "$@" 2>/dev/null | awk -v c="$column" 'NR > 1 {print $c}'
+	timeout "${EBB_COMPLETION_WAIT:-2}" ebb "${_ebb_socket[@]}" "$@" 2>/dev/null | awk -v c="$column" 'NR > 1 {print $c}'
 }
 
 _ebb() {
@@ -48,7 +48,7 @@ _ebb() {
 			mapfile -t COMPREPLY < <(compgen -W "$(sed -n "s/^${words[0]} //p" <<<"$all")" -- "$cur")
 		fi
 		;;
-	'lun show' | 'lun resize' | 'lun delete' | explain)
+	'lun show' | 'lun resize' | 'lun delete' | 'lun copy' | 'lun sanitize' | explain)
 		mapfile -t COMPREPLY < <(compgen -W "$(_ebb_names 1 lun list)" -- "$cur")
 		;;
 	'session kick') mapfile -t COMPREPLY < <(compgen -W "$(_ebb_names 1 session list)" -- "$cur") ;;
