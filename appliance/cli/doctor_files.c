@@ -88,6 +88,9 @@ static bool open_file(struct look *k)
 		return false;
 	}
 	k->fd = open(l->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+	if (k->fd < 0)
+		doctor_report(k->d, DOCTOR_FAIL, l->name, "look into the kernel log for the device",
+			      "%s cannot be opened: %s", l->path, strerror(errno));
 	return k->fd >= 0;
 }
 
@@ -234,7 +237,7 @@ static void check_direct(struct look *k)
 			      "no direct I/O on %s: %s", k->lun->path,
 			      wanted ? "it was asked for"
 				     : "the page cache has what our own would have");
-	} else if (align) {
+	} else if (S_ISREG(k->st.st_mode) && align) {
 		report_coarse(k, align, "the file system");
 	}
 }

@@ -10,7 +10,7 @@ import subprocess
 
 import pytest
 
-from conftest import EBB, SANITIZED, SLOW, run
+from conftest import EBB, SANITIZED, SLOW, need, run
 
 GIB = 1 << 30
 
@@ -127,6 +127,59 @@ def test_a_file_that_is_a_loop_device(doctor, disk, system):
     path = disk("8M")
     root = system({"sys/block/loop7/loop/backing_file": f"{path}\n"})
     assert "loop7" in doctor("--root", root, path).one("files", "disk0")
+
+
+@pytest.fixture
+def device(disk):
+    """device(): a loop device of a file, and its number in sysfs."""
+    made = []
+
+    def make(*args):
+        made.append(run(need("losetup"), "--find", "--show", *args, disk("8M")).stdout.strip())
+        number = os.stat(made[-1]).st_rdev
+        return made[-1], f"{os.major(number)}:{os.minor(number)}"
+    yield make
+    for path in made:
+        run("losetup", "-d", path)
+
+
+needs_loop = pytest.mark.skipif(os.geteuid() != 0 or not os.path.exists("/dev/loop-control"), reason="needs root and loop devices")
+
+
+@needs_loop
+def test_a_device_that_is_well(doctor, device, system):
+    path, _ = device()
+    found = doctor("--root", system(), f"{path},name=dev")
+    assert not found.of("files") and not found.of("files", "warning") and found.status == 0
+
+
+@needs_loop
+def test_a_partition_that_begins_within_a_page(doctor, device, system):
+    path, number = device()
+    root = system({f"sys/dev/block/{number}/start": "63\n", f"sys/dev/block/{number}/alignment_offset": "0\n"})
+    assert "begins at sector 63" in doctor("--root", root, f"{path},name=dev").one("files", "dev", "warning")
+    root = system({f"sys/dev/block/{number}/start": "2048\n"})
+    assert not doctor("--root", root, f"{path},name=dev").of("files", "warning")
+    root = system({f"sys/dev/block/{number}/alignment_offset": "3584\n"})
+    assert "shifted by 3584 bytes" in doctor("--root", root, f"{path},name=dev").one("files", "dev", "warning")
+
+
+@needs_loop
+def test_a_device_that_others_have(doctor, device):
+    path, _ = device()
+    fd = os.open(path, os.O_RDONLY | os.O_EXCL)  # as a mount has it, or a driver
+    try:
+        assert "mounted, or claimed" in doctor(f"{path},name=dev").of("files")[0]["problem"]
+    finally:
+        os.close(fd)
+
+
+@needs_loop
+def test_a_device_with_larger_blocks(doctor, device, system):
+    path, _ = device("--sector-size", "4096")
+    found = doctor("--root", system(), f"{path},name=dev")
+    assert "the device writes blocks of 4096 bytes" in found.one("files", "dev", "warning")
+    assert not doctor("--root", system(), f"{path},name=dev,bs=4096").of("files", "warning")
 
 
 def test_files_that_are_not_there(doctor, tmp_path):
