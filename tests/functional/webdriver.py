@@ -57,6 +57,12 @@ class Browser:
         """What the page complained of."""
         return [e for e in self.ask("POST", self.session + "/se/log", {"type": "browser"}) if e["level"] in ("SEVERE", "WARNING")]
 
+    def resize(self, width, height):
+        """The page's own width and height, as far as it scrolls."""
+        rect = self.ask("GET", self.session + "/window/rect")
+        frame = rect["width"] - self.run("return innerWidth"), rect["height"] - self.run("return innerHeight")
+        self.ask("POST", self.session + "/window/rect", {"width": width + frame[0], "height": height + frame[1]})
+
     def screenshot(self, path):
         with open(path, "wb") as f:
             f.write(base64.b64decode(self.ask("GET", self.session + "/screenshot")))
