@@ -103,6 +103,32 @@ def test_qemu(appliance, tmp_path):
     assert sectors(tmp_path / "images/scratch.img", 0) == b"", "what was discarded"
 
 
+@pytest.mark.plain(reason="QEMU is not what is sanitized; other tests bring the same traffic")
+def test_what_qemu_does_while_the_appliance_is_away(appliance, tmp_path):
+    """It waits over iSCSI, and over NBD with reconnect-delay; without, the disk fails."""
+    d = appliance(moved(Page(RECIPES / "qemu.md"), tmp_path), tmp_path)
+    portal, listen = (yaml.safe_load(d.config.read_text())[k] for k in ("iscsi", "nbd"))
+    host, port = listen["listen"][0].split(":")
+    nbd = f"driver=raw,file.driver=nbd,file.server.type=inet,file.server.host={host},file.server.port={port},file.export=scratch"
+    disks = {f"{nbd},file.reconnect-delay=120": 3, nbd: 1,
+             f"driver=raw,file.driver=iscsi,file.transport=tcp,file.portal={portal['portals'][0]},"
+             "file.target=iqn.2026-11.local.ebb:scratch,file.lun=0": 3}
+    clients = []
+    for i, disk in enumerate(disks):
+        clients.append(subprocess.Popen([need("qemu-io"), "--image-opts", disk], bufsize=0, stdin=subprocess.PIPE,
+                                        stdout=subprocess.PIPE, stderr=subprocess.STDOUT))
+        clients[-1].stdin.write(f"write -P 5 {i}M 64k\n".encode())
+        while b"64 KiB, 1 ops" not in (line := clients[-1].stdout.readline()):
+            assert line, "qemu-io ended"
+    assert d.stop() == 0
+    for i, qemu in enumerate(clients):
+        qemu.stdin.write(f"read -P 5 {i}M 64k\nwrite -P 6 {i + 8}M 64k\nquit\n".encode())
+    d.start()
+    for qemu, good in zip(clients, disks.values()):
+        said = qemu.communicate(timeout=120)[0].decode()
+        assert said.count("64 KiB, 1 ops") == good - 1 and ("failed" in said) == (good == 1), said
+
+
 @pytest.fixture
 def libvirt():
     """A folder and a libvirtd for a user's session in it: root's libvirtd has none, and would be the machine's own."""

@@ -2,7 +2,7 @@
 # In the guest: docs/recipes/open-iscsi.md as it is printed. The appliance lives in a network namespace of its own,
 # two pairs of veth are the two networks. After the page's steps: the LUN grows, and ebbd is killed under load.
 # check: soak seconds=300 alone
-set -euo pipefail
+set -euxo pipefail
 build=${EBB_BUILD:-build-test}
 recipe() { /usr/bin/python3 tests/functional/recipelib.py docs/recipes/open-iscsi.md "$@"; }
 ebb() { "$build/appliance/cli/ebb" --socket /run/ebb/control.sock "$@"; }
@@ -51,7 +51,10 @@ wait $writer
 ebb lun resize data 512M
 recipe /tmp/recipe run grow
 test "$(df --output=size -BM /srv/data | tail -1 | tr -dc 0-9)" -gt 450
-for d in $(multipathd show paths raw format %d); do grep '\[none\]' "/sys/block/$d/queue/scheduler"; done
+for d in $(multipathd show paths raw format %d); do
+	grep '\[none\]' "/sys/block/$d/queue/scheduler"
+	test "$(/lib/udev/scsi_id -g -d "/dev/$d")" = "3$(udevadm info --query=property --property=ID_WWN --value "/dev/$d" | sed s/0x//)"
+done
 recipe /tmp/recipe run leave
 kill $daemon
 wait $daemon
