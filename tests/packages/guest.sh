@@ -2,27 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 # Run in a root that systemd has booted: the life of the Debian packages, with clients that must see no error while the
 # service restarts, is upgraded, and is killed.
-set -euo pipefail
-export DEBIAN_FRONTEND=noninteractive LC_ALL=C
-said=/run/said
-
-expect() { # expect WHAT COMMAND...
-	local what=$1
-	shift
-	if "$@" >$said 2>&1; then
-		echo "ok: $what"
-	else
-		cat $said
-		systemctl status --no-pager -n 20 ebb
-		journalctl --no-pager -n 40
-		echo "FAILED: $what"
-		exit 1
-	fi
-}
-not() { ! "$@"; }
-apt_get() { apt-get -q -y -o APT::Install-Recommends=false "$@"; }
-pid() { systemctl show -p MainPID --value ebb; }
-lines() { [ "$("${@:2}" | wc -l)" -ge "$1" ]; }
+. /packages/lib.sh
 
 ip link set lo up
 cd /
@@ -58,10 +38,7 @@ expect "a LUN in a folder that is not opened is refused" sh -c "! ebb lun create
 
 expect "both over iSCSI" sh -c "iscsi-ls iscsi://127.0.0.1:3260 | grep -c ebb: | grep -qx 2"
 
-mkfifo /run/end
-python3 /packages/nbd_load.py nbd://127.0.0.1/one </run/end >/run/nbd_load 2>&1 &
-nbd_load=$!
-exec 7>/run/end
+load_start nbd nbd://127.0.0.1/one
 iscsi_load() { # logins one after another: a restart may cut one off in the middle, but refuses none
 	local n=0 cut=0 begin longest=0 took said
 	while [ ! -e /run/iscsi_end ]; do
@@ -79,7 +56,6 @@ iscsi_load() { # logins one after another: a restart may cut one off in the midd
 }
 iscsi_load >/run/iscsi_load 2>&1 &
 iscsi_load=$!
-until grep -q running /run/nbd_load; do sleep 0.1; done
 nbdkit=$(pgrep -x nbdkit)
 for i in 1 2 3; do
 	old=$(pid)
@@ -96,13 +72,11 @@ expect "the later version" sh -c "dpkg-query -W ebb | grep -q '+1\$'"
 expect "the declaration is kept" grep -q 'size: 48M' /etc/ebb/ebb.yaml
 sleep 3
 kill -9 "$(pid)"
-expect "a killed daemon comes back" sh -c "for i in \$(seq 100); do ebb status && exit 0; sleep 0.2; done; exit 1"
+expect "a killed daemon comes back" eventually ebb status
 sleep 3
-exec 7>&-
 touch /run/iscsi_end
-wait $nbd_load || { cat /run/nbd_load; echo "FAILED: the NBD client"; exit 1; }
+load_end
 wait $iscsi_load || { cat /run/iscsi_load; echo "FAILED: the iSCSI client"; exit 1; }
-tail -1 /run/nbd_load
 tail -1 /run/iscsi_load
 expect "socket units start it" sh -c "systemctl stop ebb && systemctl start ebb.socket ebb-iscsi.socket && ebb status && systemctl is-active ebb"
 expect "and stop" systemctl stop ebb.socket ebb-iscsi.socket ebb.service
