@@ -8,7 +8,7 @@ restarts=${EBB_RESTARTS:-20}
 files() { find / -xdev \( -path /proc -o -path /sys -o -path /run -o -path /tmp -o -path /packages \) -prune -o -print | sort >"$1"; }
 disk() { echo "/dev/disk/by-path/ip-$1-iscsi-iqn.2026-11.local.ebb:$2-lun-0"; }
 node() { iscsiadm -m node -p "$1" -T "iqn.2026-11.local.ebb:$2" "${@:3}"; }
-confined() { grep -q '^ebbd (enforce)' "/proc/$(pid)/attr/current"; }
+confined() { grep -q '^ebbd (' "/proc/$(pid)/attr/current"; }
 complaints() { journalctl -k --no-pager -o cat | grep -Ef /packages/complaints; }
 refusals() { journalctl -k --no-pager -o cat | grep 'apparmor="[AD][^"]*".*ebb'; }
 fio_verify() {
