@@ -3,12 +3,12 @@
 # Run in a virtual machine that systemd has booted: what takes a kernel of one's own. Reached from outside meanwhile:
 # iSCSI at 3260, NBD at 10809, metrics at 9810.
 . /packages/lib.sh
-restarts=${EBB_RESTARTS:-20}
+restarts=10
 
 files() { find / -xdev \( -path /proc -o -path /sys -o -path /run -o -path /tmp -o -path /packages \) -prune -o -print | sort >"$1"; }
 disk() { echo "/dev/disk/by-path/ip-$1-iscsi-iqn.2026-11.local.ebb:$2-lun-0"; }
 node() { iscsiadm -m node -p "$1" -T "iqn.2026-11.local.ebb:$2" "${@:3}"; }
-confined() { grep -q '^ebbd (' "/proc/$(pid)/attr/current"; }
+confined() { grep -q '^ebbd (enforce)' "/proc/$(pid)/attr/current"; }
 complaints() { journalctl -k --no-pager -o cat | grep -Ef /packages/complaints; }
 refusals() { journalctl -k --no-pager -o cat | grep 'apparmor="[AD][^"]*".*ebb'; }
 fio_verify() {
@@ -56,7 +56,7 @@ one=$(disk 127.0.0.1:3260 one)
 expect "a disk" eventually test -e "$one"
 expect "ext4" mkfs.ext4 -q "$one"
 expect "mount" mount -o discard "$one" /mnt
-expect "fio verify in it" fio_verify /mnt/file 32M
+expect "fio verify in it" fio_verify /mnt/file 16M
 umount /mnt
 expect "it is clean" e2fsck -fn "$one"
 expect "logout" node 127.0.0.1:3260 one --logout
@@ -82,7 +82,7 @@ expect "login to LIO" eventually node 127.0.0.1:3261 kernel --login
 three=$(disk 127.0.0.1:3261 kernel)
 expect "a disk" eventually test -e "$three"
 expect "the module is ours: out of the kernel's tree" grep -q '^target_core_user .*(O' /proc/modules
-expect "fio verify over LIO" fio_verify "$three" 32M
+expect "fio verify over LIO" fio_verify "$three" 16M
 expect "what it wrote is read over NBD" sh -c "nbdcopy nbd://127.0.0.1/three - | cmp - $three"
 expect "the profile is enforced with TCMU too" confined
 

@@ -28,14 +28,12 @@ boot_disk() { # boot_disk FILE
 	logged grub-mkrescue -o "$1" "$work/disk"
 }
 logged() { "$@" >"$work/log" 2>&1 || { cat "$work/log"; exit 1; }; }
-qemu() { # qemu SECONDS ARGUMENT...: no longer than that
-	timeout "$1" qemu-system-x86_64 -accel tcg,thread=multi -cpu max,erms=off,fsrm=off -nodefaults -nographic -no-reboot -monitor none \
-		"${@:2}" </dev/null
-}
+emulator=(qemu-system-x86_64 -accel tcg,thread=multi -cpu "max,erms=off,fsrm=off" -nodefaults -nographic -no-reboot -monitor none)
 
 make_machine() {
 	chroot_only
-	in_root rm -f /etc/hostname
+	# What is not looked at does not have to start.
+	in_root systemctl --quiet mask tcmu-runner.service rtslib-fb-targetctl.service getty@tty1.service serial-getty@ttyS0.service
 	echo "vm: ebb-dkms is built"
 	apt_root install $(cd "$root" && printf './%s ' packages/ebb-dkms_*.deb)
 	release=$(cd "$root/lib/modules" && echo *)
@@ -53,25 +51,23 @@ others() {
 	[ -x $promtool ] || promtool=promtool
 	expect "promtool checks the metrics" sh -c "curl -sf http://127.0.0.1:$metrics/metrics | $promtool check metrics"
 	expect "qemu-img writes a boot disk to LUN two" qemu-img convert -n -f raw -O raw "$work/boot.img" "nbd://127.0.0.1:$nbd/two"
-	expect "a machine boots from it" qemu 600 -m 256 -serial "file:$work/guest.console" \
+	expect "a machine boots from it" timeout 600 "${emulator[@]}" -m 256 -serial "file:$work/guest.console" \
 		-drive "file=iscsi://127.0.0.1:$iscsi/iqn.2026-11.local.ebb:two/0,format=raw,if=virtio"
 	expect "and writes to it" grep -a "the mark is written" "$work/guest.console"
 }
 
 vm_check() {
-	local machine
 	make_machine
 	read -r iscsi nbd metrics <<<"$(free_ports 3)"
-	qemu 2400 -smp 2 -m 1536 -kernel "$root/boot/vmlinuz-$release" -initrd "$root/boot/initrd.img-$release" \
+	timeout 2400 "${emulator[@]}" -smp 2 -m 1536 -kernel "$root/boot/vmlinuz-$release" -initrd "$root/boot/initrd.img-$release" \
 		-append "root=/dev/vda rw console=ttyS0 panic=-1 loglevel=4 net.ifnames=0 no_timer_check tsc=reliable watchdog_thresh=30" \
 		-drive "file=$work/disk.img,format=raw,if=virtio,cache=unsafe" \
 		-netdev "user,id=n,restrict=on,hostfwd=tcp:127.0.0.1:$iscsi-:3260,hostfwd=tcp:127.0.0.1:$nbd-:10809,hostfwd=tcp:127.0.0.1:$metrics-:9810" \
-		-device virtio-net-pci,netdev=n -serial "file:$work/console" -serial "file:$work/output" >"$work/qemu" 2>&1 &
-	machine=$!
-	daemon=$machine
-	until grep -qs '^open to others' "$work/output" || ! kill -0 $machine 2>/dev/null; do sleep 1; done
-	if kill -0 $machine 2>/dev/null; then others; fi
-	wait $machine || true
+		-device virtio-net-pci,netdev=n -serial "file:$work/console" -serial "file:$work/output" </dev/null >"$work/qemu" 2>&1 &
+	daemon=$!
+	until grep -qs '^open to others' "$work/output" || ! kill -0 $daemon 2>/dev/null; do sleep 1; done
+	if kill -0 $daemon 2>/dev/null; then others; fi
+	wait $daemon || true
 	daemon=
 	tr -d '\r' <"$work/output" >"$work/output.text"
 	ended_well "$work/output.text" "$work/console"
