@@ -3,7 +3,7 @@
  * Plans carried out by the reactor's io_uring. A hot read or write is one SQE; what can only block
  * goes to a worker.
  *
- * Small buffered writes are special. Where the file system can write to the page cache without
+ * Buffered writes are special. Where the file system can write to the page cache without
  * blocking (FMODE_NOWAIT for buffered writes: XFS, btrfs), io_uring does so at submission. Where it
  * cannot (ext4), io_uring hands every such write to a kernel thread. Measured on ext4 (Linux 6.18,
  * 2 cores), 4 KiB at random, by the ring and by a plain pwritev2(2) on the reactor's thread:
@@ -11,9 +11,12 @@
  *	depth 1		28,000-72,000 a second, 11-25 s of CPU a million	540,000, 1.9 s
  *	depth 32	480,000-690,000, 2.6-3.4 s				490,000, 2.1 s
  *
- * So there small writes are made by the reactor's own thread - as long as they do not block: one
- * that took more than INLINE_SLOW_NS (dirty page throttling, a page that had to be read first)
- * sends the following ones through the ring for a while, twice as long each time it happens again.
+ * 256 KiB, over iSCSI at depth 8: 4,110 a second, 218 us of CPU each, and 4,780, 115 us.
+ *
+ * So there writes of up to INLINE_MAX are made by the reactor's own thread, which longer ones would
+ * keep from others - as long as they do not block: one that took more than INLINE_SLOW_NS (dirty
+ * page throttling, a page that had to be read first) sends the following ones through the ring for
+ * a while, twice as long each time it happens again.
  */
 #include "block/file_private.h"
 
@@ -23,7 +26,7 @@
 
 #include "base/clock.h"
 
-#define INLINE_MAX	   (64u << 10)
+#define INLINE_MAX	   (256u << 10)
 #define INLINE_SLOW_NS	   (4 * NSEC_PER_MSEC)
 #define INLINE_BACKOFF_MIN (10 * NSEC_PER_MSEC)
 #define INLINE_BACKOFF_MAX (2 * NSEC_PER_SEC)

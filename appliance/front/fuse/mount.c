@@ -8,8 +8,9 @@
  * waited for) is announced, and when nobody would listen any more another reader is started.
  *
  * Buffers. A request is received into the reader's buffer, which a write takes along until it is
- * done. Such buffers are the session's size (the largest write), so they are kept, a few, for
- * whoever needs the next; of a large one only the pages that were touched cost memory.
+ * done. Such buffers have room for the largest write, so they are kept, a few, for whoever needs
+ * the next; of a large one only the pages that were touched cost memory. They are placed so that
+ * what is written begins with a page: the kernel, whose source is pages, copies whole ones then.
  *
  * The end. Unmounted: the kernel has nothing open any more, and a reader is told ENODEV. A signal:
  * readers are interrupted (again and again, as a signal between the look and the read(2) does
@@ -19,6 +20,7 @@
 #include "front/fuse/mount_private.h"
 
 #include <errno.h>
+#include <linux/fuse.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -38,13 +40,18 @@
 /* As many requests as the port carries out at a time, of those that nobody waits for. */
 #define BACKGROUND_MAX PORT_SLOTS
 
+#define PAGE	  4096u
+#define WRITE_MAX (1u << 20)
+/* What comes before the data of a write. */
+#define WRITE_HEAD (sizeof(struct fuse_in_header) + sizeof(struct fuse_write_in))
+
 static _Thread_local struct mount_reader *current;
 
 /* --- buffers --- */
 
 void *mount_take_buffer(void)
 {
-	return take_ptr(current->buf.mem);
+	return take_ptr(current->buffer);
 }
 
 void mount_put_buffer(struct mount *m, void *buffer)
@@ -58,11 +65,11 @@ void mount_put_buffer(struct mount *m, void *buffer)
 	free(buffer);
 }
 
-/* NULL: none is kept; the session makes one. */
-static void *reuse_buffer(struct mount *m)
+/* NULL: no memory. */
+static void *get_buffer(struct mount *m)
 {
 	mutex_scope(&m->lock);
-	return m->n_buffers ? m->buffers[--m->n_buffers] : NULL;
+	return m->n_buffers ? m->buffers[--m->n_buffers] : aligned_alloc(PAGE, PAGE + WRITE_MAX);
 }
 
 /* --- readers --- */
@@ -108,16 +115,20 @@ void mount_end_slow(struct mount *m)
 static bool serve_one(struct mount_reader *r)
 {
 	struct mount *m = r->m;
-	int n;
+	struct fuse_buf buf = {0};
+	ssize_t n;
 
-	if (!r->buf.mem)
-		r->buf.mem = reuse_buffer(m);
-	n = fuse_session_receive_buf(m->se, &r->buf);
-	if (n == -EINTR)
-		return true;
-	if (n <= 0)
+	if (!r->buffer)
+		r->buffer = get_buffer(m);
+	if (!r->buffer)
 		return false;
-	fuse_session_process_buf(m->se, &r->buf);
+	buf.mem = (char *)r->buffer + PAGE - WRITE_HEAD;
+	n = read(fuse_session_fd(m->se), buf.mem, WRITE_HEAD + WRITE_MAX);
+	/* ENOENT: who asked has been interrupted meanwhile. */
+	if (n <= 0)
+		return n < 0 && (errno == EINTR || errno == EAGAIN || errno == ENOENT);
+	buf.size = (size_t)n;
+	fuse_session_process_buf(m->se, &buf);
 	return true;
 }
 
@@ -188,6 +199,8 @@ static void on_init(void *userdata, struct fuse_conn_info *conn)
 	/* Pages of pipes are of no use to what goes into shared memory. */
 	conn->want &=
 		~(unsigned)(FUSE_CAP_SPLICE_READ | FUSE_CAP_SPLICE_WRITE | FUSE_CAP_SPLICE_MOVE);
+	if (conn->max_write > WRITE_MAX)
+		conn->max_write = WRITE_MAX;
 	conn->max_background = BACKGROUND_MAX;
 	conn->congestion_threshold = BACKGROUND_MAX * 3 / 4;
 	if (m->opt->cached)
@@ -311,7 +324,7 @@ static void mount_free(struct mount *m)
 	for (unsigned i = 0; i < m->n_buffers; i++)
 		free(m->buffers[i]);
 	for (unsigned i = 0; i < m->n_readers; i++)
-		free(m->readers[i].buf.mem);
+		free(m->readers[i].buffer);
 	free(m->recent);
 	pthread_cond_destroy(&m->changed);
 	mutex_destroy(&m->lock);

@@ -34,8 +34,8 @@
 struct mount_reader {
 	struct mount *m;
 	pthread_t thread;
-	struct fuse_buf buf;
-	bool away; /* busy with what may block for long: reads no requests */
+	void *buffer; /* of the next request, or NULL */
+	bool away;    /* busy with what may block for long: reads no requests */
 };
 
 enum node_state {
@@ -82,7 +82,7 @@ struct mount {
 	unsigned n_readers; /* that were started */
 	unsigned listening; /* of them: that read requests */
 	unsigned alive;
-	void *buffers[MOUNT_BUFFERS_MAX]; /* of the session's size, for any reader */
+	void *buffers[MOUNT_BUFFERS_MAX]; /* for any reader */
 	unsigned n_buffers;
 	struct port_export *recent; /* LUNs as they were at recent_ns; NULL: never asked */
 	size_t n_recent;
