@@ -310,6 +310,24 @@ def test_a_killed_daemon_is_a_pause(one):
     assert os.listdir(m.folder) == ["one"]
 
 
+def test_nothing_is_lost_or_done_twice_over_killed_daemons(one):
+    e, _, path = one
+    p = subprocess.Popen([TOOLS / "file_exerciser", "--seconds", "3600", "--max-len", "65536", path], stdin=subprocess.DEVNULL,
+                         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        for kill in (True, True, False):
+            wait_for("load, or its end", lambda: in_flight_here(e) > 20 or p.poll() is not None, 60)
+            if kill and p.poll() is None:
+                e.kill()
+                e.start()
+        p.terminate()  # with a look at every byte
+        said = p.communicate(timeout=180 * SLOW)[0]
+        assert p.returncode == 0, said
+    finally:
+        p.kill()
+        p.wait()
+
+
 def test_mistakes_are_said(one, tmp_path):
     e, m, path = one
     for args, status, word in ((["mount"], 2, "no DIR"), (["mount", "a", "b"], 2, "too many"),
