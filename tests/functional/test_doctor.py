@@ -297,6 +297,24 @@ def test_a_declaration_that_cannot_be_read(doctor, tmp_path):
     assert "bad.yaml:2" in doctor("--config", tmp_path / "bad.yaml").one("config", str(tmp_path / "bad.yaml"))
 
 
+def test_many_faults_at_once(doctor, disk, system, tmp_path):
+    """Each is told of, whatever else is wrong."""
+    os.link(disk("8M", "mail.img"), tmp_path / "copy.img")
+    disk("1000", "odd.img")
+    (tmp_path / "dir").mkdir()
+    luns = "".join(f"  - {{name: {n}, path: {tmp_path}/{n}.img}}\n" for n in ("mail", "copy", "odd", "gone"))
+    config = tmp_path / "ebb.yaml"
+    config.write_text(f"luns:\n{luns}  - {{name: folder, path: {tmp_path}/dir}}\niscsi: {{portals: ['192.0.2.1:3260']}}\n"
+                      f"nbd: {{listen: ['unix:{tmp_path}/no/nbd.sock'], nbdkit: /none/nbdkit}}\nmemory: {{floor: 64G, max: 128G}}\ntcmu: true\n")
+    root = system({"proc/sys/vm/overcommit_memory": "2\n"})
+    found = doctor("--root", root, "--config", config, before=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (300, 300)))
+    told = {(f["check"], f["subject"]) for f in found.told["findings"]}
+    assert told >= {("limits", "open files"), ("memory", "memory.floor"), ("memory", "vm.overcommit_memory"), ("files", "copy"),
+                    ("files", "odd"), ("files", "gone"), ("files", "folder"), ("addresses", "192.0.2.1:3260"),
+                    ("addresses", f"unix:{tmp_path}/no/nbd.sock"), ("nbdkit", "/none/nbdkit"), ("modules", "target_core_user")}
+    assert found.status == 1 and all(f["cure"] for f in found.told["findings"])
+
+
 def test_what_makes_no_sense_is_refused(tmp_path):
     for args in (["--config", "x", "file"], ["--no-such"], [f"{tmp_path}/f.img,name=/"]):
         p = run(EBB, "doctor", *args, check=False)
