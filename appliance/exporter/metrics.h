@@ -194,12 +194,12 @@ struct tcmu_record {
 
 struct tcmu_area_record {
 	size_t labels;
-	uint64_t resident, busy, returned, timeouts;
+	uint64_t resident, returned, timeouts;
 };
 
 struct lio_backstore_record {
 	size_t labels;
-	uint64_t resets, aborts, missed_aborts;
+	uint64_t resets, aborts;
 };
 
 struct lio_lun_record {

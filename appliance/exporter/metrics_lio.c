@@ -140,7 +140,6 @@ static void collect_area(struct lio *l, int at, size_t labels)
 		return; /* the kernel's own target_core_user does not tell */
 	r = metrics_add(l->m, METRIC_GROUP_tcmu_area, labels);
 	r->resident = pages * (uint64_t)sysconf(_SC_PAGESIZE);
-	r->busy = read_number(at, "attrib/blocks_busy");
 	r->returned = read_number(at, "attrib/bytes_returned");
 	r->timeouts = read_number(at, "attrib/timeouts_cmd");
 }
@@ -166,7 +165,6 @@ static void collect_backstore(struct lio *l, int at, const char *name)
 	r = metrics_add(l->m, METRIC_GROUP_lio_backstore, labels);
 	r->resets = read_rare(at, "statistics/scsi_tgt_dev/resets");
 	r->aborts = read_rare(at, "statistics/scsi_tgt_dev/aborts_complete");
-	r->missed_aborts = read_rare(at, "statistics/scsi_tgt_dev/aborts_no_task");
 }
 
 static void collect_hba(struct lio *l, int at, const char *name)
