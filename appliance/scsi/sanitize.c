@@ -66,8 +66,10 @@ struct scsi_sanitize {
 	/* --- under lu->lock --- */
 	enum sanitize_state state, before; /* before: the one that RUNNING came from */
 	struct sanitize_wait *waiter;
-	int error;	  /* of the last operation */
-	bool thread_used; /* to be joined */
+	int error; /* of the last operation */
+	/* --- under @starting: the thread may be at its end before who started it knows it --- */
+	struct mutex starting; /* LEAF */
+	bool thread_used;      /* to be joined */
 	pthread_t thread;
 	/* --- the thread's while it runs --- */
 	struct sanitize_job job;
@@ -378,6 +380,7 @@ static void *exit_failure_main(void *arg)
 /** Starts @main on a thread. lu->lock not held; the caller has made the state RUNNING. */
 static int start_thread(struct scsi_sanitize *sz, void *(*main)(void *))
 {
+	mutex_scope(&sz->starting);
 	if (sz->thread_used)
 		pthread_join(sz->thread, NULL); /* it has made its state public: it is over */
 	sz->thread_used = !pthread_create(&sz->thread, NULL, main, sz);
@@ -614,6 +617,7 @@ int scsi_sanitize_create(struct scsi_lu *lu, struct reason *why)
 	if (!sz)
 		return reason_set(why, ENOMEM, "no memory");
 	sz->lu = lu;
+	mutex_init(&sz->starting, LOCK_RANK_LEAF);
 	atomic_init(&sz->total, 1);
 	ret = state_load(lu, "sanitize", &text, why);
 	if (!ret && text) {
@@ -625,6 +629,7 @@ int scsi_sanitize_create(struct scsi_lu *lu, struct reason *why)
 		ret = -ENOENT;
 	}
 	if (ret && ret != -ENOENT) {
+		mutex_destroy(&sz->starting);
 		free(sz);
 		return ret;
 	}
@@ -649,6 +654,7 @@ void scsi_sanitize_destroy(struct scsi_lu *lu)
 	if (sz->thread_used)
 		pthread_join(sz->thread, NULL);
 	assert(!sz->waiter);
+	mutex_destroy(&sz->starting);
 	free(sz);
 	lu->sanitize = NULL;
 }
