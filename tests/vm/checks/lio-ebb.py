@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 
 import lio
 
@@ -23,7 +24,7 @@ IQN, HAND = "iqn.2026-11.local.ebb:declared", "iqn.2026-11.local.ebb:hand"
 HOST, OTHER = "iqn.1993-08.org.debian:01:host", "iqn.1993-08.org.debian:01:other"
 SECRET, MUTUAL, OTHERS = "OneSecret-1234", "Another-5678", "ThirdOne-9012"
 PARTS = sys.argv[1:] or ["hand", "declared"]
-PORTAL, HAND_PORTAL = "127.0.0.1:3261", "127.0.0.1:3260"
+PORTAL, HAND_PORTAL, METRICS = "127.0.0.1:3261", "127.0.0.1:3260", "127.0.0.1:9810"
 ACLS = (f"[{{initiator: '{HOST}', chap: {{user: u, secret: {SECRET}, mutual: {{user: m, secret: {MUTUAL}}}}}}}, "
         f"{{initiator: '{OTHER}', chap: {{user: o, secret: {OTHERS}}}}}]")
 
@@ -60,6 +61,7 @@ def refused(*command):
 def declare(targets="", sizes=(("a", "64M"), ("b", "32M"))):
     luns = "".join(f"  - {{name: {n}, path: {DIR}/{n}.img, size: {s}}}\n" for n, s in sizes)
     (DIR / "ebb.yaml").write_text(f"state_dir: {DIR}/state\nruntime_dir: {DIR}/run\ntcmu: true\nthreads: 2\n"
+                                  f"metrics: ['{METRICS}']\n"
                                   f"iscsi: {{auto_targets: false}}\nluns:\n{luns}"
                                   + (f"lio:\n  portals: ['{PORTAL}']\n  targets:\n{targets}" if targets else ""))
 
@@ -142,6 +144,26 @@ def capacity(number=0, initiator=OTHER, secret=OTHERS):
     return int(found[1]) if found and not done.returncode else None
 
 
+def check_metrics():
+    """What LIO counts of LUN a, from the daemon; the files that it is in are readable for everybody."""
+    with urllib.request.urlopen(f"http://{METRICS}/metrics") as answer:
+        text = answer.read().decode()
+
+    def value(name, labels):
+        found = re.search(rf"^{name}{{{re.escape(labels)}}} (\d+)$", text, re.M)
+        assert found, f"{name}{{{labels}}}: not told\n" + "\n".join(x for x in text.splitlines() if "_lio_" in x or "_area_" in x)
+        return int(found[1])
+
+    export, backstore = f'lun="a",export="lio/iscsi/{IQN}/tpg1/0"', re.search(r'ebb_tcmu_area_resident_bytes{(.*)}', text)[1]
+    assert value("ebb_lio_commands_total", export) > 0
+    assert value("ebb_lio_read_bytes_total", export) + value("ebb_lio_written_bytes_total", export) >= 0
+    assert backstore.startswith('lun="a",backstore="user_') and value("ebb_tcmu_area_resident_bytes", backstore) > 0
+    assert value("ebb_tcmu_timeouts_total", backstore) == 0
+    assert value("ebb_lio_logins_total", f'target="{IQN}"') > 0 and value("ebb_lio_login_failures_total", f'target="{IQN}"') > 0
+    for path in (f"iscsi/{IQN}/tpgt_1/lun/lun_0/statistics/scsi_tgt_port/in_cmds", f"iscsi/{IQN}/fabric_statistics/iscsi_instance/sessions"):
+        assert lio.run("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "cat", lio.TARGET / path).strip().isdigit()
+
+
 class Initiator:
     """The kernel's (open-iscsi), which checks what the target answers for itself: libiscsi does not take LIO's answer."""
 
@@ -214,6 +236,8 @@ def declared(daemon):
     for secret in (SECRET, MUTUAL, OTHERS):
         assert secret not in helper.text() + daemon.text()
     tell("CHAP both ways, and nobody else")
+    check_metrics()
+    tell("LIO's figures in the daemon's metrics")
 
     before = os.stat(lio.TARGET / f"iscsi/{IQN}/tpgt_1/lun/lun_0").st_ino
     declare(target("[a, 7=b]"))
