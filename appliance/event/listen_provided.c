@@ -95,6 +95,25 @@ bool listen_provided_find(const struct sockaddr_storage *sa, int type,
 	return false;
 }
 
+static bool is_any(const struct sockaddr_storage *sa)
+{
+	const struct sockaddr_in *a4 = (const void *)sa;
+	const struct sockaddr_in6 *a6 = (const void *)sa;
+
+	return sa->ss_family == AF_INET ? a4->sin_addr.s_addr == INADDR_ANY
+					: IN6_IS_ADDR_UNSPECIFIED(&a6->sin6_addr);
+}
+
+/** One port, and one of the two is any address: they cannot both listen. */
+static bool collide(const struct sockaddr_storage *a, const struct sockaddr_storage *b)
+{
+	/* sin_port and sin6_port are one place. */
+	return a->ss_family == b->ss_family && a->ss_family != AF_UNIX &&
+	       ((const struct sockaddr_in *)a)->sin_port ==
+		       ((const struct sockaddr_in *)b)->sin_port &&
+	       (is_any(a) || is_any(b));
+}
+
 static void describe(const struct entry *e, char *buf, size_t size)
 {
 	if (e->address.ss_family == AF_UNIX)
@@ -102,6 +121,35 @@ static void describe(const struct entry *e, char *buf, size_t size)
 			 ((const struct sockaddr_un *)&e->address)->sun_path);
 	else
 		stream_format_address(&e->address, buf, size);
+}
+
+/** Ends a predecessor's. Whoever keeps copies of it sees its end, and drops them. */
+static void end(struct entry *e)
+{
+	char address[LISTEN_ADDRESS_MAX];
+
+	shutdown(e->socket.fd, SHUT_RDWR);
+	if (e->address.ss_family == AF_UNIX) {
+		describe(e, address, sizeof(address));
+		unlink(address + strlen(LISTEN_UNIX));
+	}
+	forget(e);
+}
+
+bool listen_provided_make_way(const struct sockaddr_storage *sa)
+{
+	bool ended = false;
+
+	mutex_scope(&lock);
+	for (unsigned i = 0; i < n_entries; i++) {
+		struct entry *e = &entries[i];
+
+		if (e->socket.fd < 0 || e->used || e->socket.shared || !collide(&e->address, sa))
+			continue;
+		end(e);
+		ended = true;
+	}
+	return ended;
 }
 
 void listen_provided_settle(void (*tell)(const char *address))
@@ -114,15 +162,11 @@ void listen_provided_settle(void (*tell)(const char *address))
 
 		if (e->socket.fd < 0 || e->used)
 			continue;
-		describe(e, address, sizeof(address));
 		if (e->socket.shared) {
+			describe(e, address, sizeof(address));
 			tell(address);
-			continue;
+		} else {
+			end(e);
 		}
-		/* Whoever keeps copies of it sees its end, and drops them. */
-		shutdown(e->socket.fd, SHUT_RDWR);
-		if (e->address.ss_family == AF_UNIX)
-			unlink(address + strlen(LISTEN_UNIX));
-		forget(e);
 	}
 }

@@ -33,6 +33,12 @@ bool listen_provided_find(const struct sockaddr_storage *sa, int type,
 			  struct listen_provided *ret_provided);
 
 /**
+ * Ends a predecessor's sockets that nobody has used and that are in the way of one on @sa: of the
+ * same port, where one of the two is any address. True: there was one.
+ */
+bool listen_provided_make_way(const struct sockaddr_storage *sa);
+
+/**
  * Ends those that nobody has used: a predecessor's are closed, @tell is called with the address of
  * one that is shared.
  */

@@ -67,14 +67,22 @@ static int parse(const char *addr, struct sockaddr_storage *sa, socklen_t *len, 
 	return 0;
 }
 
+/** Where a predecessor listened on an address that is declared no more, its socket makes way. */
 static int bind_ip(int fd, const struct sockaddr_storage *sa, socklen_t len)
 {
+	const struct sockaddr *addr = (const struct sockaddr *)sa;
 	int one = 1;
 
 	setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
 	if (sa->ss_family == AF_INET6)
 		setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &one, sizeof(one));
-	return bind(fd, (const struct sockaddr *)sa, len) < 0 ? -errno : 0;
+	if (bind(fd, addr, len) == 0)
+		return 0;
+	if (errno != EADDRINUSE)
+		return -errno;
+	if (!listen_provided_make_way(sa))
+		return -EADDRINUSE;
+	return bind(fd, addr, len) < 0 ? -errno : 0;
 }
 
 /** Makes the file, and takes note of it in @s. */

@@ -18,8 +18,8 @@ expect() { # expect WHAT COMMAND...
 	fi
 }
 not() { ! "$@"; }
-eventually() { # eventually COMMAND...: within two minutes
-	local end=$((SECONDS + 120))
+eventually() { # eventually COMMAND...: within ten minutes
+	local end=$((SECONDS + 600))
 	until "$@"; do
 		[ $SECONDS -lt $end ] || return 1
 		sleep 0.2

@@ -13,7 +13,7 @@ complaints() { journalctl -k --no-pager -o cat | grep -Ef /packages/complaints; 
 refusals() { journalctl -k --no-pager -o cat | grep 'apparmor="[AD][^"]*".*ebb'; }
 fio_verify() {
 	fio --name=verify --filename="$1" --size="$2" --direct=1 --rw=randwrite --bs=4k-64k --iodepth=8 --ioengine=libaio \
-		--verify=crc32c --verify_fatal=1
+		--verify=crc32c --verify_fatal=1 --verify_state_save=0
 }
 # The last block of LUN two, where the machine that boots from it leaves its mark.
 marked() { tail -c 512 /srv/two.img | grep -aq 'booted from this LUN'; }

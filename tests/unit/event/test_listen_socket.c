@@ -256,6 +256,24 @@ static void what_nobody_uses_is_ended_or_told(void **state)
 	close(b);
 }
 
+static void what_nobody_uses_makes_way(void **state)
+{
+	struct reason why = {""};
+	struct listen_socket old, s;
+	char at[LISTEN_ADDRESS_MAX];
+	int kept;
+
+	assert_int_equal(open_at("127.0.0.1:0", &old), 0);
+	snprintf(at, sizeof(at), "0.0.0.0%s", strrchr(old.address, ':'));
+	kept = fcntl(old.fd, F_DUPFD_CLOEXEC, 0);
+	assert_int_equal(listen_provide(fcntl(kept, F_DUPFD_CLOEXEC, 0), false, &why), 0);
+	die(&old);
+	assert_int_equal(open_at(at, &s), 0);
+	assert_true(takes_connections(at));
+	listen_socket_close(&s);
+	close(kept);
+}
+
 static void what_does_not_listen_is_refused(void **state)
 {
 	struct reason why = {""};
@@ -341,6 +359,7 @@ int main(void)
 		cmocka_unit_test(a_shared_socket_is_used_and_outlives_us),
 		cmocka_unit_test(a_predecessor_s_socket_is_ours_to_end),
 		cmocka_unit_test(what_nobody_uses_is_ended_or_told),
+		cmocka_unit_test(what_nobody_uses_makes_way),
 		cmocka_unit_test(what_does_not_listen_is_refused),
 		cmocka_unit_test(lasting_sockets_are_kept_once),
 		cmocka_unit_test(a_successor_finds_all_as_it_was),
