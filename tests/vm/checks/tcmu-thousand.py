@@ -55,12 +55,13 @@ class Peak:
 
 def write_and_verify(disks):
     lio.run("fio", "--name=b", "--filename=" + ":".join(disks), "--direct=1", "--rw=write", f"--bs={BYTES}", "--ioengine=libaio",
-            f"--iodepth={len(disks)}", "--verify=crc32c", "--verify_fatal=1", "--output-format=json", f"--output={FIO_SAYS}")
+            f"--iodepth={len(disks)}", "--verify=crc32c", "--verify_fatal=1", "--disk_util=0", "--output-format=json",
+            f"--output={FIO_SAYS}")
     with open(FIO_SAYS) as f:
         return json.load(f)["jobs"][0]
 
 
-def look_at_the_held(made, limit_mb):
+def look_at_the_held(made, limit_mb, fio):
     """Each command has blocks or has been refused some; what there is now stays until the server goes on."""
     left = list(made)
 
@@ -68,6 +69,7 @@ def look_at_the_held(made, limit_mb):
         return int(b.get("blocks_busy")) * PAGE_KB * 1024 >= BYTES
 
     def all_have_asked():
+        assert not fio.done(), fio.result()
         left[:] = [b for b in left if b.get("full_budget") == "0" and not has_room(b)]
         return not left
 
@@ -89,7 +91,7 @@ def work(module, made, limit_mb):
     idle = lio.memory_kb(server.pid)
     fio = lio.background(write_and_verify, disks)
     if hold:
-        look_at_the_held(made, limit_mb)
+        look_at_the_held(made, limit_mb, fio)
     mapped = Peak(lambda: lio.memory_kb(server.pid))
     if hold:
         server.release()
