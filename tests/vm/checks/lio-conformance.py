@@ -84,10 +84,11 @@ def suite(userspace, only=ONLY):
 def report(name, results, said):
     counts = {r: list(results.values()).count(r) for r in RANKS[::-1]}
     print(f"{name}: {len(results)} tests: {counts}", flush=True)
+    outputs = dict(re.findall(r"^(?:FAIL|HANG) (\S+) on (.*?)(?=^(?:FAIL|HANG) |\Z)", said, re.M | re.S))
     for test, result in sorted(results.items()):
         if result in ("FAIL", "HANG"):
-            why = re.search(rf"^{result} {re.escape(test)} on .*?\[FAILED\] *([^\n]*)", said, re.M | re.S)
-            print(f"  {result} {test}: {why[1] if why else ''}")
+            why = re.findall(r"\[FAILED\] *(.*)|^ +1\. (.*)", outputs.get(test, ""), re.M)
+            print(f"  {result} {test}: {''.join(why[0]) if why else ''}")
     if KEEP.exists():
         (KEEP / f"conformance-{name}.json").write_text(json.dumps(results, indent=1))
         (KEEP / f"conformance-{name}.txt").write_text(said)
