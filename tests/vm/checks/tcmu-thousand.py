@@ -17,6 +17,7 @@ import lio
 
 BYTES, PAGE_KB = 512 << 10, 4
 FIO_SAYS = "/tmp/fio.json"
+DISKS_A_JOB = 250
 
 
 def sum_of(made, *attributes):
@@ -54,11 +55,15 @@ class Peak:
 
 
 def write_and_verify(disks):
-    lio.run("fio", "--name=b", "--filename=" + ":".join(disks), "--direct=1", "--rw=write", f"--bs={BYTES}", "--ioengine=libaio",
-            f"--iodepth={len(disks)}", "--verify=crc32c", "--verify_fatal=1", "--disk_util=0", "--output-format=json",
-            f"--output={FIO_SAYS}")
+    """What its jobs tell; one takes a list of names of 4 kB at most."""
+    command = ["fio", "--direct=1", "--rw=write", f"--bs={BYTES}", "--ioengine=libaio", "--verify=crc32c", "--verify_fatal=1",
+               "--thread", "--disk_util=0", "--output-format=json", f"--output={FIO_SAYS}"]
+    for first in range(0, len(disks), DISKS_A_JOB):
+        some = disks[first:first + DISKS_A_JOB]
+        command += [f"--name=from{first}", "--filename=" + ":".join(some), f"--iodepth={len(some)}"]
+    lio.run(*command)
     with open(FIO_SAYS) as f:
-        return json.load(f)["jobs"][0]
+        return json.load(f)["jobs"]
 
 
 def look_at_the_held(made, limit_mb, fio):
@@ -95,11 +100,12 @@ def work(module, made, limit_mb):
     mapped = Peak(lambda: lio.memory_kb(server.pid))
     if hold:
         server.release()
-    job = fio.result(1200)
+    jobs = fio.result(1200)
     peak_mb = (mapped.end() - idle) / 1024
     for kind in ("write", "read"):
-        assert job["error"] == 0 and job[kind]["total_ios"] == len(disks)
-        print(f"         {kind}: {len(disks)} commands, slowest {job[kind]['lat_ns']['max'] / 1e9:.1f} s", flush=True)
+        assert sum(job[kind]["total_ios"] for job in jobs if job["error"] == 0) == len(disks)
+        slowest = max(job[kind]["lat_ns"]["max"] for job in jobs) / 1e9
+        print(f"         {kind}: {len(disks)} commands, slowest {slowest:.1f} s", flush=True)
     print(f"         mapped beyond idle at most: {peak_mb:.1f} MiB of {limit_mb}", flush=True)
     if hold:
         look_at_the_end(made, limit_mb)
