@@ -5,6 +5,7 @@ A check is a program that fails or does not. A line near its top, `# check: WORD
     seconds=N           after which it counts as hung (120)
     soak                only in soaks (EBB_SOAK=1), where all checks run in the debug kernel too
     alone               in a boot of its own
+    memory=N            alone, with so many MiB
 A check fails, too, if the kernel complains meanwhile (tests/vm/complaints); the debug kernel's leaks are counted at the end.
 """
 import os
@@ -29,6 +30,7 @@ class Check:
     seconds: int
     soak: bool
     alone: bool
+    memory: str
 
     @classmethod
     def read(cls, path):
@@ -36,7 +38,8 @@ class Check:
         words = line[1].split() if line else []
         values = dict(w.split("=") for w in words if "=" in w)
         kernels = values.get("kernels", "6.1").split(",") + (["debug"] if SOAK else [])
-        return cls(path, tuple(kernels), int(values.get("seconds", 120)), "soak" in words, "alone" in words)
+        return cls(path, tuple(kernels), int(values.get("seconds", 120)), "soak" in words, "alone" in words or "memory" in values,
+                   values.get("memory"))
 
     @property
     def name(self):
@@ -54,7 +57,8 @@ class Boot:
         self.keep = keep
         subprocess.run([REPO / "scripts/kmod", "--kernel", kernel], check=True)
         seconds = max(c.seconds for c in checks) * SLOWER.get(kernel, 1)
-        command = [REPO / "scripts/vm", "--kernel", kernel, "--keep", keep, "--log", keep / "kernel.log",
+        memory = ["--memory", checks[0].memory] if checks[0].memory else []
+        command = [REPO / "scripts/vm", "--kernel", kernel, *memory, "--keep", keep, "--log", keep / "kernel.log",
                    "--timeout", str(180 + sum(c.seconds for c in checks) * SLOWER.get(kernel, 1)), "--", "env",
                    f"EBB_BUILD={os.environ.get('EBB_BUILD', 'build-test')}", f"EBB_SOAK={'1' if SOAK else ''}", f"PYTHONPATH={HERE}",
                    HERE / "run-checks", str(seconds), *(c.path for c in checks)]

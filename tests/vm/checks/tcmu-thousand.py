@@ -6,7 +6,7 @@ flight on each disk at the same time, twice what the limit allows. The first rou
 either has its blocks or is refused some, so that the limit can be compared with what there is. The second, in which fio
 reads and verifies, runs freely: the slowest of its commands is the longest wait.
 
-check: kernels=6.1,6.12 seconds=1500 soak alone
+check: kernels=6.1,6.12 seconds=1500 soak memory=3072
 """
 import json
 import resource
