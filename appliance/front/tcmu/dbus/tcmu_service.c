@@ -48,12 +48,12 @@ struct tcmu_service {
 
 	/* --- the thread's --- */
 	enum tcmu_service_state state;
-	sd_bus *bus;		   /* NULL: none */
-	sd_bus_slot *call;	   /* that leads to the next state, while seeking */
-	sd_bus_slot *guest;	   /* our object under the manager, while we are a guest */
-	sd_bus_slot *newcomers;	   /* the match of new connections, while we are the owner */
-	uint64_t ask_ns;	   /* when to ask who waits; 0: not */
-	uint64_t ask_delay_ns;	   /* from then to the next time */
+	sd_bus *bus;		/* NULL: none */
+	sd_bus_slot *call;	/* that leads to the next state, while seeking */
+	sd_bus_slot *guest;	/* our object under the manager, while we are a guest */
+	sd_bus_slot *newcomers; /* the match of new connections, while we are the owner */
+	uint64_t ask_ns;	/* when to ask who waits; 0: not */
+	uint64_t ask_delay_ns;	/* from then to the next time */
 	uint64_t retry_ns;
 };
 
