@@ -32,7 +32,7 @@ def exercise(ebb, disk, mount, way, *args, seconds):
 
 @pytest.mark.parametrize("way", WAYS)
 def test_random_operations(ebb, disk, mount, way):
-    exercise(ebb, disk, mount, way, "--ops", 500 // PACE, "--max-len", 256 << 10, seconds=60)
+    exercise(ebb, disk, mount, way, "--ops", 300 // PACE, "--max-len", 256 << 10, seconds=60)
 
 
 @pytest.mark.soak
