@@ -11,8 +11,9 @@ node() { iscsiadm -m node -p "$1" -T "iqn.2026-11.local.ebb:$2" "${@:3}"; }
 confined() { grep -q '^ebbd (enforce)' "/proc/$(pid)/attr/current"; }
 complaints() { journalctl -k --no-pager -o cat | grep -Ef /packages/complaints; }
 refusals() { journalctl -k --no-pager -o cat | grep 'apparmor="[AD][^"]*".*ebb'; }
+# fio takes a colon for the end of a name.
 fio_verify() {
-	fio --name=verify --filename="$1" --size="$2" --direct=1 --rw=randwrite --bs=4k-64k --iodepth=8 --ioengine=libaio \
+	fio --name=verify --filename="$(readlink -f "$1")" --size="$2" --direct=1 --rw=randwrite --bs=4k-64k --iodepth=8 --ioengine=libaio \
 		--verify=crc32c --verify_fatal=1 --verify_state_save=0
 }
 # The last block of LUN two, where the machine that boots from it leaves its mark.
