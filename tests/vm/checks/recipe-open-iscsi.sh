@@ -21,7 +21,8 @@ for n in "ens1 192.0.2" "ens2 198.51.100"; do
 done
 
 serve() {
-	ip netns exec appliance "$build/appliance/daemon/ebbd" --config /etc/ebb/ebb.yaml 2>>/tmp/ebbd.log &
+	# Not `ip netns exec`: its mount namespace would keep what is mounted now.
+	nsenter --net=/run/netns/appliance "$build/appliance/daemon/ebbd" --config /etc/ebb/ebb.yaml 2>>/tmp/ebbd.log &
 	daemon=$!
 	until ebb status >/dev/null 2>&1; do kill -0 $daemon; sleep 0.1; done
 }
