@@ -17,7 +17,7 @@ print(*(x.getsockname()[1] for x in s))' "$1"
 boot_disk() { # boot_disk FILE
 	mkdir -p "$work/disk/boot/grub"
 	cp "$root/boot/vmlinuz-$release" "$work/disk/boot/vmlinuz"
-	cp tests/packages/lun-init "$work/init"
+	install -m 755 tests/packages/lun-init "$work/init"
 	{ (cd "$work" && echo init | cpio -o -H newc --quiet) && kernel=$root base_initramfs "$work/initramfs" virtio_pci virtio_blk; } \
 		>"$work/disk/boot/initrd"
 	cat >"$work/disk/boot/grub/grub.cfg" <<-END
