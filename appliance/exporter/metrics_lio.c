@@ -15,13 +15,13 @@
  * ask for is not read. What goes away meanwhile is left out.
  */
 #include <dirent.h>
-#include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
 
 #include "base/cleanup.h"
+#include "base/file.h"
 #include "exporter/metrics.h"
 #include "front/tcmu/tcmu_check.h"
 
@@ -42,24 +42,12 @@ struct lio {
 
 /* --- files --- */
 
-static bool read_text(int at, const char *path, char *buf, size_t size)
-{
-	_cleanup_close_ int fd = openat(at, path, O_RDONLY | O_CLOEXEC);
-	ssize_t n = fd < 0 ? -1 : read(fd, buf, size - 1);
-
-	if (n < 0)
-		return false;
-	buf[n] = '\0';
-	buf[strcspn(buf, "\n")] = '\0';
-	return true;
-}
-
 static uint64_t read_number(int at, const char *path)
 {
 	char text[32], *end;
 	uint64_t n;
 
-	if (!read_text(at, path, text, sizeof(text)))
+	if (file_read_line(at, path, text, sizeof(text)))
 		return METRIC_NONE;
 	n = strtoull(text, &end, 10);
 	return end > text && !*end ? n : METRIC_NONE;
@@ -152,7 +140,7 @@ static void collect_backstore(struct lio *l, int at, const char *name)
 	struct backstore *b;
 	size_t labels;
 
-	if (!read_text(at, "attrib/dev_config", config, sizeof(config)) ||
+	if (file_read_line(at, "attrib/dev_config", config, sizeof(config)) ||
 	    strncmp(config, prefix, strlen(prefix)))
 		return;
 	b = add_backstore(l);

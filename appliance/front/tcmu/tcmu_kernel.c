@@ -13,6 +13,7 @@
 
 #include "base/cleanup.h"
 #include "base/clock.h"
+#include "base/file.h"
 #include "front/tcmu/tcmu_guard.h"
 
 #define UIO_CLASS  "/sys/class/uio"
@@ -21,22 +22,6 @@
 
 #define BUSY_NS	      (2 * NSEC_PER_SEC)
 #define BUSY_PAUSE_NS (20 * NSEC_PER_MSEC)
-
-/* Reads the first line of @path. */
-static int read_line(const char *path, char *buf, size_t size)
-{
-	_cleanup_close_ int fd = open(path, O_RDONLY | O_CLOEXEC);
-	ssize_t n;
-
-	if (fd < 0)
-		return -errno;
-	n = read(fd, buf, size - 1);
-	if (n < 0)
-		return -errno;
-	buf[n] = '\0';
-	buf[strcspn(buf, "\n")] = '\0';
-	return 0;
-}
 
 static int write_text(const char *path, const char *text)
 {
@@ -52,7 +37,7 @@ static int uio_name(unsigned minor, char *buf, size_t size)
 	char path[64];
 
 	snprintf(path, sizeof(path), UIO_CLASS "/uio%u/name", minor);
-	return read_line(path, buf, size);
+	return file_read_line(AT_FDCWD, path, buf, size);
 }
 
 static void item_path(const struct tcmu_name *n, const char *item, char *buf, size_t size)
@@ -85,7 +70,7 @@ static int map_size(unsigned minor, size_t *ret_size)
 	int err;
 
 	snprintf(path, sizeof(path), UIO_CLASS "/uio%u/maps/map0/size", minor);
-	err = read_line(path, text, sizeof(text));
+	err = file_read_line(AT_FDCWD, path, text, sizeof(text));
 	if (!err)
 		*ret_size = strtoull(text, NULL, 0);
 	return err;
@@ -184,7 +169,7 @@ uint64_t tcmu_kernel_size(const struct tcmu_name *name)
 	char path[TCMU_BACKSTORE_MAX + 100], text[32];
 
 	item_path(name, "attrib/dev_size", path, sizeof(path));
-	return read_line(path, text, sizeof(text)) ? 0 : strtoull(text, NULL, 10);
+	return file_read_line(AT_FDCWD, path, text, sizeof(text)) ? 0 : strtoull(text, NULL, 10);
 }
 
 void tcmu_kernel_forget_questions(void)

@@ -122,6 +122,24 @@ static void state_file_is_replaced_whole_or_not_at_all(void **state)
 	assert_int_equal(file_remove(dir, "s"), 0);
 }
 
+static void a_line_is_read_without_its_newline(void **state)
+{
+	_cleanup_close_ int dir = open_scratch_dir();
+	char buf[6];
+
+	assert_int_equal(file_read_line(dir, "s", buf, sizeof(buf)), -ENOENT);
+	assert_int_equal(file_replace(dir, "s", "one\ntwo\n", 8), 0);
+	assert_int_equal(file_read_line(dir, "s", buf, sizeof(buf)), 0);
+	assert_string_equal(buf, "one");
+	assert_int_equal(file_replace(dir, "s", "longer", 6), 0);
+	assert_int_equal(file_read_line(dir, "s", buf, sizeof(buf)), 0);
+	assert_string_equal(buf, "longe");
+	assert_int_equal(file_replace(dir, "s", "", 0), 0);
+	assert_int_equal(file_read_line(dir, "s", buf, sizeof(buf)), 0);
+	assert_string_equal(buf, "");
+	assert_int_equal(file_remove(dir, "s"), 0);
+}
+
 static void wrong_lock_order_aborts(void **state)
 {
 #ifdef NDEBUG
@@ -176,6 +194,7 @@ int main(void)
 		cmocka_unit_test(endian_round_trips_unaligned),
 		cmocka_unit_test(reason_names_what_and_where),
 		cmocka_unit_test(state_file_is_replaced_whole_or_not_at_all),
+		cmocka_unit_test(a_line_is_read_without_its_newline),
 		cmocka_unit_test(wrong_lock_order_aborts),
 		cmocka_unit_test(histogram_counts_by_powers_of_two),
 	};
