@@ -196,7 +196,7 @@ static struct scrape *take_scrape(struct exporter *e, const struct view *v)
 	s->e = e;
 	metric_add(&e->answers, 1);
 	ret = metrics_collect(&m, e->app, &self);
-	if (v->scrape)
+	if (!ret && v->scrape)
 		metrics_collect_lio(&m, METRICS_LIO);
 	if (!ret)
 		ret = v->render(&m, &s->body);
