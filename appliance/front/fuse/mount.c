@@ -68,8 +68,13 @@ void mount_put_buffer(struct mount *m, void *buffer)
 /* NULL: no memory. */
 static void *get_buffer(struct mount *m)
 {
-	mutex_scope(&m->lock);
-	return m->n_buffers ? m->buffers[--m->n_buffers] : aligned_alloc(PAGE, PAGE + WRITE_MAX);
+	void *buffer = NULL;
+
+	mutex_lock(&m->lock);
+	if (m->n_buffers)
+		buffer = m->buffers[--m->n_buffers];
+	mutex_unlock(&m->lock);
+	return buffer ? buffer : aligned_alloc(PAGE, PAGE + WRITE_MAX);
 }
 
 /* --- readers --- */
