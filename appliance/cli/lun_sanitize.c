@@ -3,7 +3,9 @@
  * `ebb lun sanitize`: the appliance does it, on a thread of the LUN's own, and goes on if we end;
  * here is only asked how far it is.
  */
+#include <errno.h>
 #include <stdio.h>
+#include <string.h>
 #include <time.h>
 
 #include "cli/cli.h"
@@ -20,8 +22,8 @@ static uint64_t number(const json_t *o, const char *key)
 static int ask(const struct cli_options *opt, const char *name, uint64_t *done, uint64_t *total,
 	       struct reason *why)
 {
+	const char *state, *error;
 	json_t *lun, *s;
-	const char *error;
 	int ret = 0;
 
 	if (cli_call(opt, "lun.show", json_pack("{s:s}", "name", name), &lun, why))
@@ -30,10 +32,11 @@ static int ask(const struct cli_options *opt, const char *name, uint64_t *done, 
 	if (s) {
 		*done = number(s, "done");
 		*total = number(s, "total");
+		state = json_string_value(json_object_get(s, "state"));
 		error = json_string_value(json_object_get(s, "error"));
-		ret = error ? -1 : 1;
-		if (error)
-			reason_set(why, EIO, "%s: %s", name, error);
+		ret = state && !strcmp(state, "running") ? 1 : -1;
+		if (ret < 0) /* without a reason: in another life of the appliance */
+			reason_set(why, EIO, "%s: %s", name, error ? error : "it has failed");
 	}
 	json_decref(lun);
 	return ret;
