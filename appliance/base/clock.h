@@ -23,6 +23,14 @@ static inline uint64_t clock_now_ns(void)
 	return clock_get_ns(CLOCK_MONOTONIC);
 }
 
+/** Blocks for @ns, or until a signal has been handled. */
+static inline void clock_pause(uint64_t ns)
+{
+	struct timespec ts = {(time_t)(ns / NSEC_PER_SEC), (long)(ns % NSEC_PER_SEC)};
+
+	nanosleep(&ts, NULL);
+}
+
 /** The instant @ns from now, as pthread_cond_timedwait() wants it. */
 static inline struct timespec clock_deadline(uint64_t ns)
 {

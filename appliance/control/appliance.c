@@ -212,6 +212,11 @@ static int apply_config(struct appliance *app, struct config *cfg, struct plan *
 
 	if (ret)
 		return reason_set(why, -ret, "%s", strerror(-ret));
+	mutex_lock(&app->lock);
+	old = app->declared == cfg ? NULL : app->declared;
+	app->declared = cfg;
+	mutex_unlock(&app->lock);
+	app_await_lio(app, p);
 	app_do_plan(app, p);
 	log_set_level(cfg->log_level);
 	if (app->lenient || !app->starting) /* else the first problem is the start's reason */
@@ -219,10 +224,6 @@ static int apply_config(struct appliance *app, struct config *cfg, struct plan *
 	note_problems(app, p);
 	for (size_t i = 0; i < p->n; i++)
 		forget_declaration(&p->steps[i]);
-	mutex_lock(&app->lock);
-	old = app->declared == cfg ? NULL : app->declared;
-	app->declared = cfg;
-	mutex_unlock(&app->lock);
 	app_lio_changed(app);
 	config_free(old);
 	*ret_done = p;
@@ -315,8 +316,6 @@ static int lock_state_dir(struct appliance *app, struct reason *why)
 		return reason_set(why, errno, "%.200s/lock: %s", app->state_dir, strerror(errno));
 	app->lock_fd = fd;
 	while (flock(fd, LOCK_EX | LOCK_NB) < 0) {
-		struct timespec pause = {.tv_nsec = 20 * NSEC_PER_MSEC};
-
 		if (errno != EWOULDBLOCK)
 			return reason_set(why, errno, "%.200s/lock: %s", app->state_dir,
 					  strerror(errno));
@@ -325,7 +324,7 @@ static int lock_state_dir(struct appliance *app, struct reason *why)
 					  "%.200s: another appliance (process %d) uses this state "
 					  "directory",
 					  app->state_dir, read_holder(fd));
-		nanosleep(&pause, NULL); /* its holder may just have been killed */
+		clock_pause(20 * NSEC_PER_MSEC); /* its holder may just have been killed */
 	}
 	if (ftruncate(fd, 0) < 0 || dprintf(fd, "%d\n", (int)getpid()) < 0)
 		log_debug("state.lock", "reason=\"%s\"", strerror(errno));

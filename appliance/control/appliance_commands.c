@@ -143,18 +143,6 @@ int appliance_resize_lun(struct appliance *app, const char *name, uint64_t size,
 	return ret;
 }
 
-/* How many use LUN @name. Within a change. */
-static int count_users(struct appliance *app, const char *name, unsigned *ret_n, struct reason *why)
-{
-	struct app_users users;
-
-	if (app_count_users(app, &users))
-		return reason_set(why, ENOMEM, "out of memory");
-	*ret_n = app_lun_users(app, &users, name);
-	app_free_users(&users);
-	return 0;
-}
-
 /* --- sanitize --- */
 
 static int check_sanitize(struct appliance *app, const char *name, bool force, struct reason *why)
@@ -167,7 +155,7 @@ static int check_sanitize(struct appliance *app, const char *name, bool force, s
 		return reason_set(why, ENOENT, "no LUN is called '%.80s'", name);
 	if (lun_read_only(l->lun))
 		return reason_set(why, EROFS, "LUN '%s' is read-only", name);
-	ret = count_users(app, name, &n, why);
+	ret = app_count_lun_users(app, name, &n, why);
 	if (ret || force)
 		return ret;
 	if (n)
@@ -232,7 +220,7 @@ static int check_delete(struct appliance *app, const char *name, bool force, str
 				return reason_set(why, EPERM, "target %s is declared to show it",
 						  t->iqn);
 	}
-	ret = count_users(app, name, &n, why);
+	ret = app_count_lun_users(app, name, &n, why);
 	if (!ret && n && !force)
 		ret = reason_set(why, EBUSY, "LUN '%s' is busy: %u session%s (--force ends them)",
 				 name, n, n == 1 ? "" : "s");

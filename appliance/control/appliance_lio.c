@@ -5,16 +5,23 @@
  * The appliance has no rights in configfs. It tells ebb-lio(8), which has, what is declared, and
  * keeps what that says became of it for `ebb status` and `ebb plan`. A generation counts the
  * changes: who has seen one and waits for another is woken by the listener.
+ *
+ * A LUN that goes together with its export is still open, in a device of the kernel, when the
+ * change begins. So ebb-lio is told first, and the change waits until the device is gone.
  */
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/clock.h"
 #include "control/appliance_private.h"
 #include "control/json_text.h"
 
-#define PROBLEMS_MAX 1000
+#define PROBLEMS_MAX   1000
+#define LIO_ANSWERS_NS (20 * NSEC_PER_SEC) /* where no ebb-lio runs, all of it is waited */
+#define DEVICE_GOES_NS (5 * NSEC_PER_SEC)
+#define LOOK_NS	       (20 * NSEC_PER_MSEC)
 
 void app_lio_changed(struct appliance *app)
 {
@@ -35,6 +42,57 @@ void appliance_on_lio_change(struct appliance *app, void (*fn)(void *ctx), void 
 	mutex_scope(&app->lio_lock);
 	app->lio_fn = fn;
 	app->lio_ctx = ctx;
+}
+
+/* --- LUNs that it is to lose --- */
+
+static bool lio_has_answered(struct appliance *app)
+{
+	mutex_scope(&app->lio_lock);
+	return app->lio_reported == app->lio_generation;
+}
+
+/*
+ * How many still use LUN @name at *@end, or none as soon as none does. When ebb-lio has answered,
+ * all that is left to wait for is that we see devices go: *@end comes nearer.
+ */
+static int await_lun(struct appliance *app, const char *name, uint64_t *end, unsigned *ret_n,
+		     struct reason *why)
+{
+	uint64_t now;
+	int ret;
+
+	while (!(ret = app_count_lun_users(app, name, ret_n, why)) && *ret_n) {
+		now = clock_now_ns();
+		if (lio_has_answered(app) && *end > now + DEVICE_GOES_NS)
+			*end = now + DEVICE_GOES_NS;
+		if (now >= *end)
+			break;
+		clock_pause(LOOK_NS);
+	}
+	return ret;
+}
+
+void app_await_lio(struct appliance *app, struct plan *p)
+{
+	uint64_t end = 0; /* for all of them together */
+
+	for (size_t i = 0; i < p->n; i++) {
+		struct plan_step *s = &p->steps[i];
+		struct reason why = {.text = ""};
+		unsigned n;
+
+		if (!s->after_lio || s->problem[0])
+			continue;
+		if (!end) {
+			app_lio_changed(app);
+			end = clock_now_ns() + LIO_ANSWERS_NS;
+		}
+		if (await_lun(app, s->name, &end, &n, &why))
+			snprintf(s->problem, sizeof(s->problem), "%s", why.text);
+		else
+			plan_set_busy(s, n);
+	}
 }
 
 /* --- what is declared --- */

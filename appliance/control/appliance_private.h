@@ -117,6 +117,9 @@ unsigned app_target_users(const struct app_users *u, const char *iqn);
 /** Under `lock` or within a change: sessions of all targets that show @name, port clients, and
  * TCMU devices. */
 unsigned app_lun_users(struct appliance *app, const struct app_users *u, const char *name);
+/** The same, counted now. Within a change. */
+int app_count_lun_users(struct appliance *app, const char *name, unsigned *ret_n,
+			struct reason *why);
 
 /* --- TCMU (appliance_tcmu.c) --- */
 
@@ -129,6 +132,12 @@ void app_stop_tcmu(struct appliance *app);
 
 /** What LIO is to export may differ from now on. */
 void app_lio_changed(struct appliance *app);
+/**
+ * Has LIO let go of what it has open of the LUNs that @p removes or reopens: the step of one that
+ * is still in use then has that for its problem. Within a change that has declared what LIO is to
+ * export. Blocks while ebb-lio is at work, 20 s at most.
+ */
+void app_await_lio(struct appliance *app, struct plan *p);
 /** A copy of what ebb-lio complained of last, to be freed. -ENOMEM. */
 int app_lio_problems(struct appliance *app, struct plan_problem **ret_problems, size_t *ret_n);
 

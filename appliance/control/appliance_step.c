@@ -124,13 +124,6 @@ static void free_lun(struct app_lun *l)
 	free(l);
 }
 
-static void pause_ns(uint64_t ns)
-{
-	struct timespec ts = {.tv_nsec = (long)ns};
-
-	nanosleep(&ts, NULL);
-}
-
 /*
  * lun_open(), believing -EBUSY after a while only: an instance that was killed may have the file
  * still, and so may a LUN that was deleted, which somebody else closes.
@@ -141,7 +134,7 @@ static int open_patiently(const struct lun_options *opt, struct lun **ret_lun, s
 	int ret;
 
 	while ((ret = lun_open(opt, ret_lun, why)) == -EBUSY && clock_now_ns() < end)
-		pause_ns(IN_USE_PAUSE_NS);
+		clock_pause(IN_USE_PAUSE_NS);
 	return ret;
 }
 

@@ -108,3 +108,15 @@ unsigned app_lun_users(struct appliance *app, const struct app_users *u, const c
 	}
 	return n;
 }
+
+int app_count_lun_users(struct appliance *app, const char *name, unsigned *ret_n,
+			struct reason *why)
+{
+	struct app_users users;
+
+	if (app_count_users(app, &users))
+		return reason_set(why, ENOMEM, "out of memory");
+	*ret_n = app_lun_users(app, &users, name);
+	app_free_users(&users);
+	return 0;
+}

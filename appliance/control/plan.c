@@ -77,13 +77,31 @@ static void set_text(char *buf, size_t size, const char *fmt, ...)
 #define set_problem(s, ...) set_text((s)->problem, sizeof((s)->problem), __VA_ARGS__)
 #define set_detail(s, ...)  set_text((s)->detail, sizeof((s)->detail), __VA_ARGS__)
 
-static void set_busy(struct plan_step *s, unsigned users)
+void plan_set_busy(struct plan_step *s, unsigned users)
 {
 	if (users)
 		set_problem(s, "busy: %u session%s", users, users == 1 ? "" : "s");
 }
 
 /* --- LUNs --- */
+
+static bool lio_shows(const struct config_lio *lio, const char *name)
+{
+	for (unsigned i = 0; lio && i < lio->targets_count; i++)
+		for (unsigned j = 0; j < lio->targets[i].luns_count; j++)
+			if (!strcmp(lio->targets[i].map[j].name, name))
+				return true;
+	return false;
+}
+
+/* A LUN in use is let alone; but one that LIO loses may be in use by LIO alone. */
+static void mind_users(struct plan_step *s, const struct plan_input *in, unsigned users)
+{
+	s->after_lio = users && lio_shows(in->lio, s->name) &&
+		       !lio_shows(&in->declared->lio, s->name);
+	if (!s->after_lio)
+		plan_set_busy(s, users);
+}
 
 static int plan_create(struct plan *p, const struct plan_input *in, const struct config_lun *d)
 {
@@ -163,8 +181,8 @@ static int plan_existing(struct plan *p, const struct plan_input *in, const stru
 			return -ENOMEM;
 		s->lun = d;
 		set_detail(s, "%s differs", what);
-		set_busy(s, r->users);
-		if (ret && !r->users)
+		mind_users(s, in, r->users);
+		if (ret && !s->problem[0])
 			set_problem(s, "%.200s: %s", d->path, strerror(-ret));
 		return 0;
 	}
@@ -177,7 +195,7 @@ static int plan_existing(struct plan *p, const struct plan_input *in, const stru
 	return plan_size(p, r, d);
 }
 
-static int plan_removal(struct plan *p, const struct plan_lun *r)
+static int plan_removal(struct plan *p, const struct plan_input *in, const struct plan_lun *r)
 {
 	struct plan_step *s;
 
@@ -185,7 +203,7 @@ static int plan_removal(struct plan *p, const struct plan_lun *r)
 	if (!s)
 		return -ENOMEM;
 	set_detail(s, "%.150s", r->spec->path);
-	set_busy(s, r->users);
+	mind_users(s, in, r->users);
 	return 0;
 }
 
@@ -222,7 +240,7 @@ static int plan_luns(struct plan *p, const struct plan_input *in)
 		if (order < 0)
 			ret = plan_create(p, in, d[i++]);
 		else if (order > 0)
-			ret = plan_removal(p, r[j++]);
+			ret = plan_removal(p, in, r[j++]);
 		else
 			ret = plan_existing(p, in, r[j++], d[i++]);
 	}
@@ -308,7 +326,7 @@ static int plan_target_pair(struct plan *p, const struct config_target *d,
 	if (d)
 		set_detail(s, "%u LUN%s", d->luns_count, d->luns_count == 1 ? "" : "s");
 	if (!d)
-		set_busy(s, r->sessions);
+		plan_set_busy(s, r->sessions);
 	return 0;
 }
 

@@ -45,9 +45,10 @@ enum plan_kind {
 
 struct plan_step {
 	enum plan_kind kind;
-	char name[PLAN_NAME_SIZE];	    /* of the LUN, target or portal */
-	char detail[160];		    /* what changes: "1G -> 2G" */
-	char problem[300];		    /* why it cannot be done now; "" when it can */
+	char name[PLAN_NAME_SIZE]; /* of the LUN, target or portal */
+	char detail[160];	   /* what changes: "1G -> 2G" */
+	char problem[300];	   /* why it cannot be done now; "" when it can */
+	bool after_lio; /* in use, perhaps by LIO alone, which loses the LUN: to be waited for */
 	const struct config_lun *lun;	    /* declared, for the LUN steps that make or change */
 	const struct config_target *target; /* likewise */
 	const struct config_memory *memory; /* likewise */
@@ -98,6 +99,8 @@ struct plan_input {
 /** -ENOMEM. */
 int plan_make(const struct plan_input *in, struct plan **ret_plan);
 void plan_free(struct plan *p); /* NULL is fine */
+/** That @s cannot be taken with @users there; none: nothing. */
+void plan_set_busy(struct plan_step *s, unsigned users);
 /** How many of its steps cannot be taken. */
 size_t plan_problems(const struct plan *p);
 const char *plan_kind_name(enum plan_kind kind);

@@ -5,8 +5,9 @@ import signal
 import subprocess
 import sys
 
+import nbd
 import pytest
-from conftest import ROOT, SLOW
+from conftest import EBB, ROOT, SLOW
 from controllib import Control, ebbd, wait_for  # noqa: F401
 from liolib import FileTree
 
@@ -111,6 +112,57 @@ def test_declared_changed_and_gone(ebbd, lio):
     assert f"+ remove lio target {IQN}" in ebbd.cli("plan").stdout
     ebbd.cli("apply")
     wait_for("the end", lambda: not lio.kernel().targets and not lio.kernel().backstores)
+
+
+def apply_answered(ebbd, answer):
+    """`ebb apply`, with @answer(helper) done in the place of ebb-lio before it reports that all is done."""
+    helper = Control(ebbd.socket, timeout=60)
+    before = helper.call("lio.desired")["result"]["generation"]
+    with subprocess.Popen([str(EBB), "--socket", str(ebbd.socket), "apply"], stdin=subprocess.DEVNULL,
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as p:
+        helper.call("lio.wait", generation=before)
+        desired = helper.call("lio.desired")["result"]
+        assert desired["targets"] == []
+        answer(helper)
+        helper.call("lio.report", generation=desired["generation"], problems=[])
+        said = p.communicate(timeout=60 * SLOW)[0]
+    helper.close()
+    return said, p.returncode
+
+
+def names(ebbd):
+    return [o["name"] for o in ebbd.json("lun", "list")]
+
+
+def test_one_apply_takes_a_lun_away_with_its_export(ebbd):
+    """A client over NBD has the LUN open, in the place of the kernel."""
+    declare(ebbd, names="ab")
+    ebbd.start()
+    client = nbd.NBD()
+    client.connect_uri(f"nbd+unix:///a?socket={ebbd.folder}/nbd.sock")
+
+    def let_go(helper):
+        assert names(ebbd) == ["a", "b"]
+        client.shutdown()
+        wait_for("the client to go", lambda: not helper.call("session.list")["result"])
+
+    declare(ebbd, None, names="b")
+    said, status = apply_answered(ebbd, let_go)
+    assert status == 0 and "remove lun a" in said and "busy" not in said, said
+    assert names(ebbd) == ["b"]
+
+
+def test_a_lun_that_others_use_outlives_its_export(ebbd):
+    declare(ebbd, names="ab")
+    ebbd.start()
+    client = nbd.NBD()
+    client.connect_uri(f"nbd+unix:///a?socket={ebbd.folder}/nbd.sock")
+    declare(ebbd, None, names="b")
+    said, status = apply_answered(ebbd, lambda helper: None)
+    assert status == 1 and "busy: 1 session" in said, said
+    client.pwrite(b"\1" * 4096, 0)
+    assert client.pread(4096, 0) == b"\1" * 4096
+    client.shutdown()
 
 
 def test_secrets_are_in_the_kernel_only(ebbd, lio):

@@ -49,7 +49,7 @@ static void run_all(struct state *s, struct config *r, uint64_t size, unsigned u
 	}
 }
 
-/* The plan as lines "action name[!]", from @running (all up) to @declared. */
+/* The plan as lines "action name" from @running (all up) to @declared; !: not now, ~: after LIO. */
 static char *plan_text(const char *running, const char *declared, unsigned users)
 {
 	static char buf[4096];
@@ -65,7 +65,9 @@ static char *plan_text(const char *running, const char *declared, unsigned users
 	for (size_t i = 0; i < p->n; i++)
 		len += (size_t)snprintf(buf + len, sizeof(buf) - len, "%s %s%s\n",
 					plan_kind_name(p->steps[i].kind), p->steps[i].name,
-					p->steps[i].problem[0] ? "!" : "");
+					p->steps[i].problem[0]	? "!"
+					: p->steps[i].after_lio ? "~"
+								: "");
 	plan_free(p);
 	config_free(r);
 	config_free(d);
@@ -224,6 +226,33 @@ static void test_targets_of_the_kernel(void **state)
 			    "change lio target iqn.2026-11.x:t\n");
 }
 
+static void test_what_the_kernel_loses_is_waited_for(void **state)
+{
+	const char *only_b = "tcmu: true\nluns: [{name: b, path: /b}]\niscsi: {auto_targets: "
+			     "false}\n";
+	const char *other_a = "tcmu: true\nluns: [{name: a, path: /c}, {name: b, path: /b}]\n"
+			      "iscsi: {auto_targets: false}\n";
+
+	assert_string_equal(plan_text(LIO "    luns: [a]\n", only_b, 1),
+			    "remove lio target iqn.2026-11.x:t\nremove lun a~\n");
+	assert_string_equal(plan_text(LIO "    luns: [a]\n", other_a, 1),
+			    "remove lio target iqn.2026-11.x:t\nreopen lun a~\n");
+	/* Not in use; or in use by others alone. */
+	assert_string_equal(plan_text(LIO "    luns: [a]\n", only_b, 0),
+			    "remove lio target iqn.2026-11.x:t\nremove lun a\n");
+	assert_string_equal(plan_text(LIO "    luns: [b]\n", only_b, 1),
+			    "remove lio target iqn.2026-11.x:t\nremove lun a!\n");
+}
+
+static void test_a_lun_that_the_kernel_keeps_is_busy(void **state)
+{
+	const char *other_path = "tcmu: true\nluns: [{name: a, path: /c}, {name: b, path: /b}]\n"
+				 "iscsi: {auto_targets: false}\nlio:\n  portals: ['127.0.0.1:1']\n"
+				 "  targets:\n  - iqn: iqn.2026-11.x:t\n    luns: [a]\n";
+
+	assert_string_equal(plan_text(LIO "    luns: [a]\n", other_path, 1), "reopen lun a!\n");
+}
+
 static void test_what_others_found_needs_attention(void **state)
 {
 	struct config *d = load("{}\n");
@@ -324,6 +353,8 @@ int main(void)
 		cmocka_unit_test(test_attributes_that_opening_sets_reopen_an_idle_lun),
 		cmocka_unit_test(test_targets_change_in_place),
 		cmocka_unit_test(test_targets_of_the_kernel),
+		cmocka_unit_test(test_what_the_kernel_loses_is_waited_for),
+		cmocka_unit_test(test_a_lun_that_the_kernel_keeps_is_busy),
 		cmocka_unit_test(test_what_others_found_needs_attention),
 		cmocka_unit_test(test_what_takes_a_restart_is_told),
 		cmocka_unit_test(test_changed_memory_is_a_step),
