@@ -177,6 +177,9 @@ class Loop:
     def export(self, backstore):
         """Adds the LUN and returns the disk that the kernel found on it: /dev/sdX."""
         self.link(backstore)
+        return self.open(backstore)
+
+    def open(self, backstore):
         disk = wait_for(f"the disk of {backstore.name}", lambda: self.disk(backstore))
         # Kept open: each first open reads partitions, and no other may begin before it is done.
         opened[disk] = wait_for(f"{disk} to open", lambda: try_to_open(disk))
@@ -189,9 +192,16 @@ class Loop:
         write(f"/sys/block/{disk[5:]}/device/timeout", seconds)
         return disk
 
+    @property
+    def host(self):
+        return (self.tpg / "address").read_text().strip().partition(":")[0]
+
+    def scan(self, backstore):
+        """Asks a LUN once more what it is."""
+        write(f"/sys/class/scsi_host/host{self.host}/scan", f"0 1 {self.luns[backstore]}")
+
     def disk(self, backstore):
-        host, _, _ = (self.tpg / "address").read_text().strip().partition(":")
-        found = list(pathlib.Path("/sys/bus/scsi/devices").glob(f"{host}:0:1:{self.luns[backstore]}/block/sd*"))
+        found = list(pathlib.Path("/sys/bus/scsi/devices").glob(f"{self.host}:0:1:{self.luns[backstore]}/block/sd*"))
         return f"/dev/{found[0].name}" if found else None
 
     def withdraw(self, backstore):

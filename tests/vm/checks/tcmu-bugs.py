@@ -106,7 +106,13 @@ def a_device_nobody_ever_opened_can_shrink():
     while not linking.done():
         shrink()
     shrink()
+    # It serves whoever comes at last; and tcm_loop loses its nexus with a LUN whose disk never came.
+    b.set("cmd_time_out", 900)
+    server = lio.Server("b")
+    loop.scan(b)
+    assert lio.read_blocks(loop.open(b), 0, 1024)
     loop.remove()
+    server.stop()
     b.remove()
 
 
