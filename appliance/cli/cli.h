@@ -58,7 +58,10 @@ int cli_sanitize(const json_t *params, const struct cli_options *opt);
 
 /* --- where things are (paths.c) --- */
 
-/** $XDG_RUNTIME_DIR/ebb, or /tmp/ebb-UID; made (0700) when @make, and refused unless it is ours. */
+/**
+ * $XDG_RUNTIME_DIR/ebb, or /tmp/ebb-UID; made (0700) when @make. Refused unless it is ours alone: in
+ * /tmp anybody may have been the first to make it, and would answer in the place of our appliance.
+ */
 int cli_runtime_dir(char *buf, size_t size, bool make, struct reason *why);
 /** $XDG_STATE_HOME/ebb, or ~/.local/state/ebb. */
 int cli_state_dir(char *buf, size_t size, struct reason *why);

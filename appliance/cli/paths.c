@@ -32,9 +32,7 @@ int cli_runtime_dir(char *buf, size_t size, bool make, struct reason *why)
 		n = snprintf(buf, size, "/tmp/ebb-%u", (unsigned)geteuid());
 	if (n >= (int)size)
 		return reason_set(why, ENAMETOOLONG, "the runtime directory's name is too long");
-	if (!make)
-		return 0;
-	if (mkdir(buf, 0700) < 0 && errno != EEXIST)
+	if (make && mkdir(buf, 0700) < 0 && errno != EEXIST)
 		return reason_set(why, errno, "%s: %s", buf, strerror(errno));
 	return check_own(buf, why);
 }

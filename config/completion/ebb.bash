@@ -3,10 +3,10 @@
 # sessions from the appliance that answers.
 _ebb_commands() { ebb --help 2>/dev/null | sed -nE 's/^  ([a-z]+( [a-z]+)?)  +.*/\1/p'; }
 _ebb_options() { ebb $1 --help 2>/dev/null | grep -oE -- '(^|[ ,])--[a-z][a-z-]*' | tr -d ' ,' | sort -u; }
-_ebb_names() { # _ebb_names COLUMN COMMAND...: a column of a table
+_ebb_names() { # _ebb_names COLUMN COMMAND...: a column of a table; names only, for compgen -W expands what it is given
 	local column=$1
 	shift
-	timeout "${EBB_COMPLETION_WAIT:-2}" ebb "${_ebb_socket[@]}" "$@" 2>/dev/null | awk -v c="$column" 'NR > 1 {print $c}'
+	timeout "${EBB_COMPLETION_WAIT:-2}" ebb "${_ebb_socket[@]}" "$@" 2>/dev/null | awk -v c="$column" 'NR > 1 && $c ~ /^[A-Za-z0-9._-]+$/ {print $c}'
 }
 
 _ebb() {

@@ -44,6 +44,17 @@ def test_names_of_luns(ebb, disk):
     assert complete("--socket", e.socket, "lun", "show", "disk1") == {"disk1"}
 
 
+def test_what_a_stranger_calls_a_lun_is_not_run(tmp_path):
+    """A program that answers for the appliance may say anything."""
+    fake = tmp_path / "ebb"
+    fake.write_text("#!/bin/sh\n[ \"$*\" != --help ] && printf 'NAME\\ndisk0\\n$(touch${IFS}ran)\\n' || echo '  explain  a LUN'\n")
+    fake.chmod(0o755)
+    p = subprocess.run(["bash", "--norc", "-c", ASK, "bash", str(ROOT / "config/completion/ebb.bash"), "ebb", "explain", ""],
+                       stdout=subprocess.PIPE, text=True, cwd=tmp_path, timeout=60 * SLOW, check=True,
+                       env=dict(ENV, PATH=f"{tmp_path}:{os.environ['PATH']}"))
+    assert p.stdout.split() == ["disk0"] and not (tmp_path / "ran").exists()
+
+
 # --- zsh: a shell on a terminal of its own, in which TAB is pressed ---
 
 INSIDE = """

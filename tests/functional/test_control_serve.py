@@ -118,6 +118,17 @@ def test_nobody_there_is_exit_1(tmp_path):
     assert p.returncode == 1 and "no appliance answers" in p.stdout
 
 
+def test_an_appliance_in_a_folder_of_others_is_not_asked(ebb, disk, tmp_path):
+    """Whoever is the first to make /tmp/ebb-UID could answer in the place of ours."""
+    own = tmp_path / "ebb"
+    e = ebb(disk(), folder=own)
+    env = {k: v for k, v in os.environ.items() if k != "EBB_SOCKET"} | {"XDG_RUNTIME_DIR": str(tmp_path)}
+    own.chmod(0o700)
+    assert f"pid {e.proc.pid}" in run(EBB, "status", env=env).stdout
+    own.chmod(0o777)
+    assert f"pid {e.proc.pid}" not in run(EBB, "status", env=env, check=False).stdout
+
+
 def test_help_of_every_command():
     top = run(EBB, "--help").stdout
     commands = re.findall(r"^  ([a-z]+(?: [a-z]+)?)  +\S", top, re.M)
