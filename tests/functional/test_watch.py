@@ -26,6 +26,9 @@ def test_the_rules_say_what_they_should():
     assert "SUCCESS" in promtool("test", "rules", TESTS).stdout
     alerts = set(re.findall(r"alert: (\w+)", RULES.read_text()))
     assert alerts <= set(re.findall(r"alertname: (\w+)", TESTS.read_text())), "an alert has no test"
+    bounds = set(re.findall(r'\{\d+, "([0-9.e-]+)", (?:true|false)\}', (ROOT / "appliance/exporter/metrics.c").read_text()))
+    asked = set(re.findall(r'le="([^"]+)"', RULES.read_text() + TESTS.read_text())) - {"+Inf"}
+    assert bounds and asked <= bounds, "a bucket that is never told"
     page = (ROOT / "docs/watch.md").read_text()
     assert not [a for a in alerts if f"| `{a}` |" not in page], "docs/watch.md does not tell what to do"
 
