@@ -23,8 +23,9 @@
 #include "cli/rates.h"
 #include "control/size.h"
 
-#define SCREEN_ON  "\033[?1049h\033[?25l"
-#define SCREEN_OFF "\033[?25h\033[?1049l"
+/* The other screen, without cursor; lines too long for it are cut off, not wrapped. */
+#define SCREEN_ON  "\033[?1049h\033[?25l\033[?7l"
+#define SCREEN_OFF "\033[?7h\033[?25h\033[?1049l"
 #define HEAD_LINES 4 /* of the screen, above rows */
 
 struct top {
@@ -311,8 +312,10 @@ static void pass_time(struct top *t, uint64_t until_ns, const sigset_t *mask)
 			continue;
 		if (ret > 0) {
 			n = read(STDIN_FILENO, keys, sizeof(keys) - 1);
-			if (n <= 0)
+			if (n <= 0) { /* the terminal is gone */
+				ended = 1;
 				return;
+			}
 			keys[n] = '\0';
 			take_keys(t, keys, n);
 		}

@@ -103,7 +103,7 @@ class Screen:
 def test_top_on_a_terminal(ebb, tmp_path, how):
     e = ebb(*[f"{tmp_path}/lun{i:02}.img,size=1M" for i in range(30)])
     s = Screen(EBB, "--socket", e.socket, "top", "--interval", "0.2", "--sort", "name")
-    s.wait(r"\x1b\[\?1049h")
+    s.wait(r"\x1b\[\?1049h.*\x1b\[\?7l")  # of a line that is too long no second one is made
     text = s.wait("lun00.*q quit")
     assert "lun29" not in text
     os.write(s.fd, b"\033[6~\033[6~")  # PgDn
@@ -120,7 +120,23 @@ def test_top_on_a_terminal(ebb, tmp_path, how):
     else:
         os.kill(s.pid, signal.SIGTERM)
     status, text = s.end()
-    assert status == 0 and text.endswith("\x1b[?25h\x1b[?1049l")  # the screen is given back
+    assert status == 0 and text.endswith("\x1b[?7h\x1b[?25h\x1b[?1049l")  # the screen is given back
+
+
+def test_top_ends_with_a_terminal_that_does_not_hang_up(ebb, disk):
+    """One that is not the controlling terminal goes without a signal."""
+    e = ebb(disk())
+    ours, its = pty.openpty()
+    p = subprocess.Popen([str(EBB), "--socket", str(e.socket), "top", "--interval", "3600"], stdin=its, stdout=its,
+                         stderr=subprocess.DEVNULL, start_new_session=True)
+    os.close(its)
+    try:
+        os.read(ours, 1)
+        os.close(ours)
+        p.wait(30 * SLOW)
+    finally:
+        p.kill()
+        p.wait()
 
 
 def test_top_ends_with_its_appliance(ebb, disk):
