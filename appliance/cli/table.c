@@ -19,6 +19,24 @@ static const char *title(const struct table *t, unsigned i)
 	return t->titles[i] + (t->titles[i][0] == '>');
 }
 
+/* A copy without control characters: clients choose names, and a terminal obeys it. */
+static char *copy_plain(const char *text)
+{
+	char *copy = strdup(text);
+
+	if (!copy)
+		abort();
+	for (unsigned char *p = (unsigned char *)copy; *p; p++) {
+		bool c1 = *p == 0xc2 && p[1] >= 0x80 && p[1] < 0xa0;
+
+		if (*p < ' ' || *p == 0x7f || c1)
+			*p = '?';
+		if (c1)
+			*++p = '?';
+	}
+	return copy;
+}
+
 struct table *table_new(const char *const *titles, unsigned n)
 {
 	struct table *t = calloc(1, sizeof(*t));
@@ -46,9 +64,7 @@ void table_add(struct table *t, const char *const *cells)
 
 		if (strlen(text) > t->width[i])
 			t->width[i] = strlen(text);
-		t->cells[t->rows * t->n + i] = strdup(text);
-		if (!t->cells[t->rows * t->n + i])
-			abort();
+		t->cells[t->rows * t->n + i] = copy_plain(text);
 	}
 	t->rows++;
 }

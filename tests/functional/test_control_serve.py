@@ -129,6 +129,13 @@ def test_an_appliance_in_a_folder_of_others_is_not_asked(ebb, disk, tmp_path):
     assert f"pid {e.proc.pid}" not in run(EBB, "status", env=env, check=False).stdout
 
 
+def test_tables_do_not_command_the_terminal(ebb, disk):
+    path = disk(name="a\x1b[2Jb\u009bc.img")
+    e = ebb(f"{path},name=a")
+    assert "/a?[2Jb??c.img\n" in e.cli("lun", "list").stdout
+    assert "\x1b" in cli_json(e, "lun", "list")[0]["path"]
+
+
 def test_help_of_every_command():
     top = run(EBB, "--help").stdout
     commands = re.findall(r"^  ([a-z]+(?: [a-z]+)?)  +\S", top, re.M)
