@@ -29,6 +29,7 @@ static int ask(const struct cli_options *opt, const char *name, uint64_t *done, 
 	if (cli_call(opt, "lun.show", json_pack("{s:s}", "name", name), &lun, why))
 		return -1;
 	s = json_object_get(lun, "sanitize");
+	*total = number(lun, "size") ?: 1;
 	if (s) {
 		*done = number(s, "done");
 		*total = number(s, "total");

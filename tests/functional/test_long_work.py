@@ -110,7 +110,7 @@ def test_nothing_is_left(ebb, tmp_path, how):
     run(need("qemu-io"), "-f", "raw", "-c", "read 0 8M", e.iscsi())  # into the cache
     wait_for("its end", lambda: not json.loads(e.cli("--json", "lun", "show", "a").stdout)["sessions"])
     told = records(e.cli("--json", "lun", "sanitize", "a", *how))
-    assert told[-1]["state"] == "done" and told[-1]["done"] == told[-1]["total"]
+    assert told[-1]["state"] == "done" and told[-1]["done"] == told[-1]["total"] == 8 * MIB
     assert "sanitize" not in json.loads(e.cli("--json", "lun", "show", "a").stdout)
     run(need("qemu-io"), "-f", "raw", "-c", "read -P 0 0 8M", e.iscsi())
     assert e.stop() == 0 and not any(a.read_bytes())
