@@ -343,6 +343,20 @@ def test_a_target_with_sessions_does_not_go(service, tree):
     apply(service, declare())
 
 
+def test_a_busy_target_may_show_what_others_have(service, tree):
+    """Somebody has added a backstore of his own to a target of ours, which is to go and has sessions."""
+    apply(service, FULL)
+    tree.backstores["theirs"] = Backstore("theirs", 1 << 20, 512, "w")
+    tree.targets[IQN].luns[7] = "theirs"
+    tree.logged_in = {IQN: 1}
+    service.model = None
+    apply(service, declare(), [(IQN, "busy: 1 session")])
+    assert tree.targets[IQN].luns[7] == "theirs" and set(tree.backstores) == {"ebb-a", "ebb-b", "theirs"}
+    tree.logged_in = {}
+    apply(service, declare())
+    assert set(tree.backstores) == {"theirs"}
+
+
 def test_force_ends_the_sessions(tree, tmp_path):
     s = Service(tree, Record(str(tmp_path / "owned.json")), force=True)
     apply(s, FULL)

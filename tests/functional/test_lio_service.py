@@ -237,6 +237,12 @@ def test_once(ebbd, lio):
     assert not lio.kernel().targets
 
 
+def test_what_it_cannot_do_is_said_in_a_line():
+    p = subprocess.run([sys.executable, ROOT / "appliance/lio/ebb-lio", "--state", "/proc/no-such-folder", "remove"],
+                       stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=60 * SLOW, check=False)
+    assert p.returncode == 1 and p.stdout.startswith("ebb-lio: ") and p.stdout.count("\n") == 1, p.stdout
+
+
 def test_one_at_a_time(ebbd, lio):
     declare(ebbd)
     ebbd.start()

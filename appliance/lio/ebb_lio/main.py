@@ -39,8 +39,11 @@ def tell(name, text, mark=""):
 
 
 def make_tree():
-    from .configfs import Tree  # needs rtslib, and a kernel with LIO: not to print a help text
-    return Tree()
+    try:
+        from .configfs import Tree  # needs rtslib, root and a kernel with LIO: not to print a help text
+        return Tree()
+    except Exception as e:  # rtslib's are of no common class
+        raise RuntimeError(f"the kernel's target cannot be used: {e}") from e
 
 
 def lock_state(folder):
@@ -224,6 +227,6 @@ def main(argv=None):
     args = parse(argv)
     try:
         return {"plan": do_plan, "apply": do_apply, "watch": do_watch, "remove": do_remove}[args.command](args)
-    except (ConnectionError, Refused, RuntimeError) as e:
+    except (OSError, Refused, RuntimeError) as e:
         print(f"ebb-lio: {e}", file=sys.stderr)
         return 1

@@ -98,7 +98,8 @@ class _Maker:
                     self.plan.problem(iqn, f"busy: {t.sessions} session{'s' if t.sessions > 1 else ''}")
                     self.want.targets[iqn] = t  # as it is
                     for name in t.luns.values():
-                        self.want.backstores.setdefault(name, self.live.backstores[name])
+                        if name in self.live.backstores:  # others may have added one of theirs
+                            self.want.backstores.setdefault(name, self.live.backstores[name])
                 else:
                     yield iqn
 
