@@ -3,6 +3,7 @@
 import http.client
 import json
 import re
+import signal
 import subprocess
 
 import pytest
@@ -103,5 +104,9 @@ def test_in_a_browser(watched, tmp_path, browser):
     assert browser.run("return document.querySelector('#pause').ariaPressed") == "true"
     assert not browser.log()
     browser.keys("p")
+    e.proc.send_signal(signal.SIGSTOP)  # takes connections, and answers nothing
+    wait_for("silence is told", lambda: browser.run("return document.querySelector('#state').textContent") == "no answer", 60)
+    e.proc.send_signal(signal.SIGCONT)
+    wait_for("its return", lambda: browser.run("return document.querySelector('#state').textContent") == "serving")
     e.stop()
     wait_for("the end is told", lambda: browser.run("return document.querySelector('#state').textContent") == "no answer")
