@@ -21,6 +21,7 @@
 #include <unistd.h>
 
 #include "base/cleanup.h"
+#include "control/json_text.h"
 
 #define DEFAULT_CONFIG "/etc/ebb/ebb.yaml"
 #define PATH_SIZE      4096
@@ -60,9 +61,9 @@ void doctor_report(struct doctor *d, enum doctor_level level, const char *subjec
 	va_end(ap);
 	d->found[level]++;
 	json_array_append_new(d->findings,
-			      json_pack("{s:s, s:s, s:s*, s:s*, s:s}", "level", level_names[level],
-					"check", d->check, "subject", subject, "problem", text,
-					"cure", cure));
+			      json_pack("{s:s, s:s, s:o, s:o, s:o}", "level", level_names[level],
+					"check", d->check, "subject", json_text(subject), "problem",
+					json_text(text), "cure", json_text(cure)));
 }
 
 bool doctor_read_line(const struct doctor *d, const char *path, char *buf, size_t size)

@@ -189,6 +189,12 @@ def test_files_that_are_not_there(doctor, tmp_path):
     assert "neither" in doctor("/dev/null").one("files", "null")
 
 
+def test_a_path_that_is_not_utf_8(doctor, tmp_path):
+    """Its finding is told all the same."""
+    found = doctor(os.fsdecode(os.fsencode(tmp_path) + b"/\xe4.img,name=a"))
+    assert "?.img is not there" in found.one("files", "a")
+
+
 def test_sizes_that_do_not_fit_blocks(doctor, disk):
     assert "last 488 bytes" in doctor(disk("1000")).one("files", "disk0", "warning")
     assert "never cached" in doctor(disk("4608")).one("files", "disk1", "note")
