@@ -145,7 +145,10 @@ static void load_config(struct doctor *d, const char *path)
 
 	if (config_load_file(path, &cfg, &why)) {
 		d->check = "config";
-		doctor_report(d, DOCTOR_FAIL, path, "see ebb.yaml(5); check with ebbd --check",
+		doctor_report(d, DOCTOR_FAIL, path,
+			      access(path, R_OK) && errno == EACCES
+				      ? "run this as root, or as the user of the service"
+				      : "see ebb.yaml(5); check with ebbd --check",
 			      "%s", why.text);
 		return;
 	}
@@ -192,6 +195,13 @@ static void add_all_running(struct doctor *d, const json_t *status)
 		      json_object_get(json_object_get(status, "nbd"), "listen"));
 }
 
+static void report_nothing(struct doctor *d)
+{
+	d->check = "config";
+	doctor_report(d, DOCTOR_NOTE, "appliance", "start one, or name FILEs or --config FILE",
+		      "none answers, and there is no " DEFAULT_CONFIG ": no LUN was looked at");
+}
+
 /* FILEs, or another declaration, are looked at alone; else what is declared and what runs. */
 static int gather(struct doctor *d, const char *config, char *const *files,
 		  const struct cli_options *opt, struct reason *why)
@@ -207,12 +217,14 @@ static int gather(struct doctor *d, const char *config, char *const *files,
 	if (!d->cfg->luns_count && !ret) {
 		if (config)
 			path = config;
-		else if (!status && !access(DEFAULT_CONFIG, R_OK))
+		else if (!status && (!access(DEFAULT_CONFIG, R_OK) || errno == EACCES))
 			path = DEFAULT_CONFIG;
 		if (path && path[0])
 			load_config(d, path);
 		if (d->pid)
 			add_all_running(d, status);
+		else if (!path)
+			report_nothing(d);
 	}
 	json_decref(status);
 	return ret;

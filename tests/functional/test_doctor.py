@@ -303,6 +303,23 @@ def test_a_declaration_that_cannot_be_read(doctor, tmp_path):
     assert "bad.yaml:2" in doctor("--config", tmp_path / "bad.yaml").one("config", str(tmp_path / "bad.yaml"))
 
 
+def test_a_declaration_that_is_the_services(tmp_path):
+    """An administrator who has forgotten sudo is not told to correct the file, nor that all is well."""
+    config = tmp_path / "ebb.yaml"
+    config.write_text("luns: []\n")
+    config.chmod(0)
+    without = [need("setpriv"), "--bounding-set=-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
+    p = subprocess.run([*without, str(EBB), "--json", "--socket", tmp_path / "none.sock", "doctor", "--config", config],
+                       stdout=subprocess.PIPE, text=True, timeout=60 * SLOW, check=False)
+    found = Findings(p).of("config")
+    assert len(found) == 1 and found[0]["cure"].startswith("run this as root")
+
+
+@pytest.mark.skipif(os.path.exists("/etc/ebb/ebb.yaml"), reason="this machine has a declaration")
+def test_nothing_to_look_at_is_said(doctor):
+    assert "no LUN was looked at" in doctor().one("config", "appliance", "note")
+
+
 def test_many_faults_at_once(doctor, disk, system, tmp_path):
     """Each is told of, whatever else is wrong."""
     os.link(disk("8M", "mail.img"), tmp_path / "copy.img")
