@@ -115,6 +115,8 @@ static int run(struct mount_command *c, struct reason *why)
 	_cleanup_free_ char *dir = cli_absolute(c->dir), *socket = NULL, *port = NULL;
 	struct stat st;
 
+	if (!c->cli.socket)
+		c->cli.socket = getenv("EBB_SOCKET");
 	if (c->cli.socket) {
 		/* The background is in another directory. */
 		socket = cli_absolute(c->cli.socket);

@@ -340,11 +340,15 @@ def test_mistakes_are_said(one, tmp_path):
 
 
 def test_goes_to_the_background(one, tmp_path):
+    """And finds the appliance from there, however it was named."""
     e, _, _ = one
     folder = tmp_path / "background"
     folder.mkdir()
-    e.cli("mount", folder)
+    run(EBB, "mount", "--grow", folder, cwd=e.folder, env=dict(os.environ, EBB_SOCKET=e.socket.name))
     assert os.listdir(folder) == ["one"]
+    size = (folder / "one").stat().st_size + MiB
+    os.truncate(folder / "one", size)
+    assert (folder / "one").stat().st_size == size
     run("fusermount3", "-u", folder)
     wait_for("its client to leave", lambda: str(folder) not in run("ps", "-eo", "args").stdout)
 
