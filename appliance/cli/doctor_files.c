@@ -192,7 +192,8 @@ static void report_coarse(struct look *k, unsigned align, const char *whose)
 {
 	if (align > block_size(k->lun))
 		doctor_report(k->d, DOCTOR_WARN, k->lun->name,
-			      "block_size: 4096, if initiators can take it",
+			      "for a new LUN block_size: 4096, if initiators can take it; in one "
+			      "with data partitions would not be found any more",
 			      "%s writes blocks of %u bytes, the LUN has blocks of %u: smaller "
 			      "writes read first",
 			      whose, align, block_size(k->lun));

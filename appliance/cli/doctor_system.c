@@ -91,7 +91,8 @@ static void check_bound(struct doctor *d, const char *address, const struct sock
 	else if (errno == EADDRNOTAVAIL)
 		cure = "no interface has this address: see ip address";
 	else if (errno == EACCES)
-		cure = "a port from 1024 on, or AmbientCapabilities=CAP_NET_BIND_SERVICE";
+		cure = "a port from 1024 on, or sysctl net.ipv4.ip_unprivileged_port_start (for "
+		       "IPv6 too): the service has no capability";
 	doctor_report(d, DOCTOR_FAIL, address, cure, "cannot be listened on: %s", strerror(errno));
 }
 
