@@ -66,6 +66,12 @@ static uint64_t read_rare(int at, const char *path)
 	return read_number(at, path) ?: METRIC_NONE;
 }
 
+/* To be asked for files: the kernel looks every name up anew while nobody holds its folder. */
+static int hold_folder(int at, const char *path)
+{
+	return openat(at, path, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+}
+
 static DIR *open_folder(int at, const char *path)
 {
 	int fd = openat(at, path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -88,7 +94,7 @@ static void walk(struct lio *l, int at, const char *path, const char *prefix,
 
 		if (e->d_name[0] == '.' || strncmp(e->d_name, prefix, strlen(prefix)))
 			continue;
-		in = openat(dirfd(dir), e->d_name, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+		in = hold_folder(dirfd(dir), e->d_name);
 		if (in >= 0)
 			fn(l, in, e->d_name);
 	}
@@ -119,28 +125,30 @@ static struct backstore *add_backstore(struct lio *l)
 	return &l->backstores[l->n++];
 }
 
-static void collect_area(struct lio *l, int at, size_t labels)
+static void collect_area(struct lio *l, int attrib, size_t labels)
 {
-	uint64_t pages = read_number(at, "attrib/pages_resident");
+	uint64_t pages = read_number(attrib, "pages_resident");
 	struct tcmu_area_record *r;
 
 	if (pages == METRIC_NONE)
 		return; /* the kernel's own target_core_user does not tell */
 	r = metrics_add(l->m, METRIC_GROUP_tcmu_area, labels);
 	r->resident = pages * (uint64_t)sysconf(_SC_PAGESIZE);
-	r->returned = read_number(at, "attrib/bytes_returned");
-	r->timeouts = read_number(at, "attrib/timeouts_cmd");
+	r->returned = read_number(attrib, "bytes_returned");
+	r->timeouts = read_number(attrib, "timeouts_cmd");
 }
 
 static void collect_backstore(struct lio *l, int at, const char *name)
 {
 	static const char prefix[] = TCMU_HANDLER "/";
+	_cleanup_close_ int attrib = hold_folder(at, "attrib");
+	_cleanup_close_ int device = -1;
 	char config[256];
 	struct lio_backstore_record *r;
 	struct backstore *b;
 	size_t labels;
 
-	if (file_read_line(at, "attrib/dev_config", config, sizeof(config)) ||
+	if (file_read_line(attrib, "dev_config", config, sizeof(config)) ||
 	    strncmp(config, prefix, strlen(prefix)))
 		return;
 	b = add_backstore(l);
@@ -149,10 +157,11 @@ static void collect_backstore(struct lio *l, int at, const char *name)
 	snprintf(b->place, sizeof(b->place), "%s/%s", l->hba, name);
 	b->lun = metrics_label(l->m, METRICS_NO_LABELS, "lun", config + strlen(prefix));
 	labels = metrics_label(l->m, b->lun, "backstore", b->place);
-	collect_area(l, at, labels);
+	collect_area(l, attrib, labels);
+	device = hold_folder(at, "statistics/scsi_tgt_dev");
 	r = metrics_add(l->m, METRIC_GROUP_lio_backstore, labels);
-	r->resets = read_rare(at, "statistics/scsi_tgt_dev/resets");
-	r->aborts = read_rare(at, "statistics/scsi_tgt_dev/aborts_complete");
+	r->resets = read_rare(device, "resets");
+	r->aborts = read_rare(device, "aborts_complete");
 }
 
 static void collect_hba(struct lio *l, int at, const char *name)
@@ -197,6 +206,7 @@ static const struct backstore *find_backstore(const struct lio *l, int at)
 static void collect_lun(struct lio *l, int at, const char *name)
 {
 	const struct backstore *b = find_backstore(l, at);
+	_cleanup_close_ int port = -1;
 	char export[512];
 	struct lio_lun_record *r;
 
@@ -207,9 +217,10 @@ static void collect_lun(struct lio *l, int at, const char *name)
 	snprintf(export, sizeof(export), "lio/%s/%s/%s/%s", l->fabric, l->target, l->group,
 		 name + strlen("lun_"));
 	r = metrics_add(l->m, METRIC_GROUP_lio_lun, metrics_label(l->m, b->lun, "export", export));
-	r->commands = read_number(at, "statistics/scsi_tgt_port/in_cmds");
-	r->read_bytes = read_bytes(at, "statistics/scsi_tgt_port/read_mbytes", 20);
-	r->written_bytes = read_bytes(at, "statistics/scsi_tgt_port/write_mbytes", 20);
+	port = hold_folder(at, "statistics/scsi_tgt_port");
+	r->commands = read_number(port, "in_cmds");
+	r->read_bytes = read_bytes(port, "read_mbytes", 20);
+	r->written_bytes = read_bytes(port, "write_mbytes", 20);
 }
 
 static void collect_group(struct lio *l, int at, const char *name)
