@@ -59,8 +59,9 @@ int cli_sanitize(const json_t *params, const struct cli_options *opt);
 /* --- where things are (paths.c) --- */
 
 /**
- * $XDG_RUNTIME_DIR/ebb, or /tmp/ebb-UID; made (0700) when @make. Refused unless it is ours alone: in
- * /tmp anybody may have been the first to make it, and would answer in the place of our appliance.
+ * $XDG_RUNTIME_DIR/ebb, or /tmp/ebb-UID; made (0700) when @make. Refused unless it is ours alone:
+ * in /tmp anybody may have been the first to make it, and would answer in the place of our
+ * appliance.
  */
 int cli_runtime_dir(char *buf, size_t size, bool make, struct reason *why);
 /** $XDG_STATE_HOME/ebb, or ~/.local/state/ebb. */
