@@ -4,13 +4,17 @@
 
 #include <errno.h>
 #include <getopt.h>
+#include <linux/magic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/vfs.h>
 
 #include "base/cleanup.h"
 #include "cli/cli.h"
+
+#define FUSE_ROOT_INODE 1
 
 static const char help[] =
 	"Usage: ebb mount DIR [OPTIONS]\n"
@@ -110,10 +114,29 @@ static int parse(struct mount_command *c, int argc, char **argv)
 	return -1;
 }
 
+/* What fusermount3 would say less well, or not at all: it mounts over what is mounted. */
+static int check_dir(const char *dir, struct reason *why)
+{
+	struct statfs fs;
+	struct stat st;
+
+	if (stat(dir, &st))
+		return errno != ENOTCONN ? 0
+					 : reason_set(why, ENOTCONN,
+						      "%s: nobody serves what is mounted there: "
+						      "fusermount3 -u first",
+						      dir);
+	if (!S_ISDIR(st.st_mode))
+		return reason_set(why, ENOTDIR, "%s: not a directory", dir);
+	if (st.st_ino == FUSE_ROOT_INODE && !statfs(dir, &fs) && fs.f_type == FUSE_SUPER_MAGIC)
+		return reason_set(why, EBUSY, "%s: something is mounted there already", dir);
+	return 0;
+}
+
 static int run(struct mount_command *c, struct reason *why)
 {
 	_cleanup_free_ char *dir = cli_absolute(c->dir), *socket = NULL, *port = NULL;
-	struct stat st;
+	int err;
 
 	if (!c->cli.socket)
 		c->cli.socket = getenv("EBB_SOCKET");
@@ -124,8 +147,9 @@ static int run(struct mount_command *c, struct reason *why)
 	}
 	if (!dir || (c->cli.socket && !socket))
 		return reason_set(why, ENOMEM, "out of memory");
-	if (stat(dir, &st) == 0 && !S_ISDIR(st.st_mode))
-		return reason_set(why, ENOTDIR, "%s: not a directory", c->dir);
+	err = check_dir(dir, why);
+	if (err)
+		return err;
 	port = c->port ? cli_absolute(c->port) : cli_ask_port(&c->cli, why);
 	if (!port)
 		return -EIO;

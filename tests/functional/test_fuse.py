@@ -289,6 +289,7 @@ def test_ended_under_load(one, mount, sig):
     assert connect(e).pread(12000, 12 * MiB) == b"acknowledged" * 1000
     if sig == signal.SIGKILL:
         fails(errno.ENOTCONN, os.listdir, m.folder)
+        assert "fusermount3 -u first" in e.cli("mount", m.folder, check=False).stdout
         run("fusermount3", "-u", m.folder)
     assert os.path.getsize(mount(e, folder=m.folder) / "one") == 16 * MiB
 
@@ -331,7 +332,7 @@ def test_nothing_is_lost_or_done_twice_over_killed_daemons(one):
 def test_mistakes_are_said(one, tmp_path):
     e, m, path = one
     for args, status, word in ((["mount"], 2, "no DIR"), (["mount", "a", "b"], 2, "too many"),
-                               (["mount", path], 1, "not a directory"),
+                               (["mount", path], 1, "not a directory"), (["mount", m.folder], 1, "mounted there already"),
                                (["mount", tmp_path, "--port", tmp_path / "none"], 1, "none"),
                                (["mount", tmp_path / "nowhere"], 1, "nowhere")):
         p = e.cli(*args, check=False)
