@@ -24,7 +24,7 @@ bool cli_take_option(struct cli_options *opt, int ch, const char *arg);
 /** An answer for programs: prints @o (a new reference, taken over), indented. */
 void cli_print_json(json_t *o);
 
-/** `ebb serve`; @argv[0] is "serve". Returns the exit code. */
+/** `ebb serve`; @argv[0] is "ebb serve". Returns the exit code. */
 int cli_serve(int argc, char **argv, const struct cli_options *global);
 /** Adds the LUN that @arg, "FILE[,OPTION...]", describes. -EINVAL or -ENOMEM with the reason. */
 int cli_add_file(struct config *cfg, const char *arg, struct reason *why);
@@ -35,7 +35,7 @@ int cli_top(int argc, char **argv, const struct cli_options *global);
 /** `ebb explain`; as cli_serve(). */
 int cli_explain(int argc, char **argv, const struct cli_options *global);
 
-/** `ebb mount`; @argv[0] is "mount". Returns the exit code. */
+/** `ebb mount`; @argv[0] is "ebb mount". Returns the exit code. */
 int cli_mount(int argc, char **argv, const struct cli_options *global);
 
 /* --- asking the daemon (client.c) --- */

@@ -31,5 +31,5 @@ struct command {
 extern const struct command commands[];
 extern const unsigned n_commands;
 
-/** @argv[0] is the last word of the command. Returns the exit status. */
+/** @argv[0] is "ebb" and the command. Returns the exit status. */
 int run_command(const struct command *c, int argc, char **argv, const struct cli_options *global);

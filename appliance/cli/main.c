@@ -16,12 +16,13 @@
 static const struct {
 	const char *name, *summary;
 	int (*run)(int argc, char **argv, const struct cli_options *global);
+	bool answers; /* what it prints is what it was asked for */
 } own[] = {
-	{"serve", "serve files in the foreground, with no configuration", cli_serve},
-	{"mount", "LUNs as files of a directory", cli_mount},
-	{"top", "what LUNs do, live", cli_top},
-	{"explain", "where the time of a LUN goes", cli_explain},
-	{"doctor", "what keeps an appliance from working, with the cures", cli_doctor},
+	{"serve", "serve files in the foreground, with no configuration", cli_serve, false},
+	{"mount", "LUNs as files of a directory", cli_mount, false},
+	{"top", "what LUNs do, live", cli_top, true},
+	{"explain", "where the time of a LUN goes", cli_explain, true},
+	{"doctor", "what keeps an appliance from working, with the cures", cli_doctor, true},
 };
 #define N_OWN (sizeof(own) / sizeof(own[0]))
 
@@ -96,6 +97,25 @@ static int take_globals(int argc, char **argv, struct cli_options *opt)
 	return -1;
 }
 
+/* @argv with "ebb NAME" for its first word, which is who getopt says it is. */
+static char **as(char **argv, const char *name)
+{
+	static char program[40];
+
+	snprintf(program, sizeof(program), "ebb %s", name);
+	argv[0] = program;
+	return argv;
+}
+
+/* An answer that could not be written is no success. */
+static int written(int status)
+{
+	if ((!fflush(stdout) && !ferror(stdout)) || status != EXIT_DONE)
+		return status;
+	fputs("ebb: not all could be written to standard output\n", stderr);
+	return EXIT_REFUSED;
+}
+
 int main(int argc, char **argv)
 {
 	struct cli_options opt = {0};
@@ -108,13 +128,16 @@ int main(int argc, char **argv)
 	if (!argc)
 		return usage("no command given", NULL);
 	for (unsigned i = 0; i < N_OWN; i++)
-		if (!strcmp(argv[0], own[i].name))
-			return own[i].run(argc, argv, &opt);
+		if (!strcmp(argv[0], own[i].name)) {
+			status = own[i].run(argc, as(argv, own[i].name), &opt);
+			return own[i].answers ? written(status) : status;
+		}
 	for (unsigned i = 0; i < n_commands; i++) {
 		int words = match(&commands[i], argc, argv);
 
 		if (words)
-			return run_command(&commands[i], argc - words + 1, argv + words - 1, &opt);
+			return written(run_command(&commands[i], argc - words + 1,
+						   as(argv + words - 1, commands[i].name), &opt));
 	}
 	return usage("unknown command", argv[0]);
 }

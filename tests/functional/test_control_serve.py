@@ -113,6 +113,19 @@ def test_misuse_is_exit_2(args, tmp_path):
     assert run(EBB, "--socket", tmp_path / "none.sock", *args, check=False).returncode == 2
 
 
+def test_who_refuses_an_option_is_named(tmp_path):
+    for command in ("mount", "serve", "top", "lun list"):
+        assert run(EBB, *command.split(), "--no-such", check=False).stdout.startswith(f"ebb {command}: ")
+
+
+def test_an_answer_that_could_not_be_written_is_no_success(ebb, disk):
+    e = ebb(disk())
+    with open("/dev/full", "w", encoding="ascii") as full:
+        p = subprocess.run([EBB, "--socket", e.socket, "--json", "lun", "list"], stdout=full, stderr=subprocess.PIPE,
+                           timeout=60 * SLOW, check=False)
+    assert p.returncode == 1 and b"standard output" in p.stderr
+
+
 def test_nobody_there_is_exit_1(tmp_path):
     p = run(EBB, "--socket", tmp_path / "none.sock", "status", check=False)
     assert p.returncode == 1 and "no appliance answers" in p.stdout
