@@ -357,6 +357,21 @@ def test_a_busy_target_may_show_what_others_have(service, tree):
     assert set(tree.backstores) == {"theirs"}
 
 
+@pytest.mark.parametrize("desired", [
+    lambda: declare(target([(0, "../a")]), a=lun()),
+    lambda: declare(target([("0/../../x", "a")]), a=lun()),
+    lambda: declare(target([(0, "a")], iqn="iqn.2026-11.local.ebb:t/../u"), a=lun()),
+    lambda: declare(target([(0, "a")], portals=["127.0.0.1:3261/.."]), a=lun()),
+    lambda: declare(target([(0, "a")], acls=[(f"{HOST}/..", [(0, "a")], None)]), a=lun()),
+    lambda: declare(target([(0, "a")], acls=[(HOST, [("0/..", "a")], None)]), a=lun()),
+    lambda: declare(**{"../a": lun()}),
+])
+def test_a_daemon_that_is_not_itself_leads_root_nowhere(desired):
+    """Names become folders."""
+    with pytest.raises((RuntimeError, ValueError)):
+        desired()
+
+
 def test_force_ends_the_sessions(tree, tmp_path):
     s = Service(tree, Record(str(tmp_path / "owned.json")), force=True)
     apply(s, FULL)

@@ -137,6 +137,17 @@ class State:
 # --- what is declared ---
 
 
+def _name(text):
+    """Names become folders below configfs, made by root: the daemon, which is not, shall not lead us elsewhere."""
+    if "/" in text:
+        raise RuntimeError(f"not a name: {text!r}")
+    return text
+
+
+def _luns(mappings):
+    return {int(m["number"]): backstore_name(_name(m["lun"])) for m in mappings}
+
+
 def _chap(o):
     if not o:
         return None
@@ -148,14 +159,13 @@ def _acl(o, target):
     number_of = {}
     for number, name in sorted(target.luns.items(), reverse=True):
         number_of[name] = number  # the lowest, where a LUN is shown twice
-    luns = {m["number"]: number_of[backstore_name(m["lun"])] for m in o["luns"]
-            if backstore_name(m["lun"]) in number_of}
+    luns = {number: number_of[name] for number, name in _luns(o["luns"]).items() if name in number_of}
     return Acl(_chap(o.get("chap")), luns)
 
 
 def _target(o):
-    t = Target(luns={m["number"]: backstore_name(m["lun"]) for m in o["luns"]}, portals=set(o["portals"]), enabled=True)
-    t.acls = {a["initiator"].lower(): _acl(a, t) for a in o["acls"]}
+    t = Target(luns=_luns(o["luns"]), portals=set(map(_name, o["portals"])), enabled=True)
+    t.acls = {_name(a["initiator"]).lower(): _acl(a, t) for a in o["acls"]}
     t.anyone = not t.acls
     t.chap = _chap(o.get("chap")) if t.anyone else None
     t.authenticate = bool(t.chap or any(a.chap for a in t.acls.values()))
@@ -167,7 +177,7 @@ def from_desired(desired):
     it, but is shown by its targets: the plan says what becomes of that."""
     s = State()
     for lun, o in desired["luns"].items():
-        s.backstores[backstore_name(lun)] = Backstore(lun, o["size"], o["block_size"], o["uuid"])
+        s.backstores[backstore_name(_name(lun))] = Backstore(lun, o["size"], o["block_size"], o["uuid"])
     for o in desired["targets"]:
-        s.targets[o["iqn"].lower()] = _target(o)
+        s.targets[_name(o["iqn"]).lower()] = _target(o)
     return s
