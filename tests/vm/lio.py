@@ -196,9 +196,9 @@ class Loop:
     def host(self):
         return (self.tpg / "address").read_text().strip().partition(":")[0]
 
-    def scan(self, backstore):
-        """Asks a LUN once more what it is."""
-        write(f"/sys/class/scsi_host/host{self.host}/scan", f"0 1 {self.luns[backstore]}")
+    def scan(self):
+        """Asks the LUNs once more what they are (tcm_loop knows of none by number)."""
+        write(f"/sys/class/scsi_host/host{self.host}/scan", "- - -")
 
     def disk(self, backstore):
         found = list(pathlib.Path("/sys/bus/scsi/devices").glob(f"{self.host}:0:1:{self.luns[backstore]}/block/sd*"))

@@ -4,6 +4,7 @@ A check is a program that fails or does not. A line near its top, `# check: WORD
     kernels=6.1,6.12    on which kernels (6.1 if it does not say)
     seconds=N           after which it counts as hung (120)
     soak                only in soaks (EBB_SOAK=1), where all checks run in the debug kernel too
+    not-debug           not there: it is about other parts of the kernel than ours
     alone               in a boot of its own
     memory=N            alone, with so many MiB
 A check fails, too, if the kernel complains meanwhile (tests/vm/complaints); the debug kernel's leaks are counted at the end.
@@ -37,7 +38,7 @@ class Check:
         line = re.search(r"^(?:# )?check:(.*)$", path.read_text(), re.M)
         words = line[1].split() if line else []
         values = dict(w.split("=") for w in words if "=" in w)
-        kernels = values.get("kernels", "6.1").split(",") + (["debug"] if SOAK else [])
+        kernels = values.get("kernels", "6.1").split(",") + (["debug"] if SOAK and "not-debug" not in words else [])
         return cls(path, tuple(kernels), int(values.get("seconds", 120)), "soak" in words, "alone" in words or "memory" in values,
                    values.get("memory"))
 

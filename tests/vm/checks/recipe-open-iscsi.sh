@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # In the guest: docs/recipes/open-iscsi.md as it is printed. The appliance lives in a network namespace of its own,
 # two pairs of veth are the two networks. After the page's steps: the LUN grows, and ebbd is killed under load.
-# check: soak seconds=900 alone
+# check: soak not-debug seconds=900 alone
 set -euxo pipefail
 build=${EBB_BUILD:-build-test}
 recipe() { /usr/bin/python3 tests/functional/recipelib.py docs/recipes/open-iscsi.md "$@"; }

@@ -109,7 +109,7 @@ def a_device_nobody_ever_opened_can_shrink():
     # It serves whoever comes at last; and tcm_loop loses its nexus with a LUN whose disk never came.
     b.set("cmd_time_out", 900)
     server = lio.Server("b")
-    loop.scan(b)
+    loop.scan()
     assert lio.read_blocks(loop.open(b), 0, 1024)
     loop.remove()
     server.stop()
