@@ -6,6 +6,7 @@
 
 ip link set lo up
 cd /
+note_files
 expect "apt installs the packages" apt_get install ./packages/ebb_[0-9]*_*.deb ./packages/nbdkit-plugin-ebb_*.deb
 expect "the service is up" systemctl is-active ebb.service
 expect "and its target" systemctl is-active ebb.target
@@ -27,12 +28,12 @@ expect "NBD takes a restart" systemctl restart ebb
 expect "two LUNs" sh -c "ebb lun list | grep -c online | grep -qx 2"
 expect "MemoryHigh follows from the budget" [ "$(systemctl show -p MemoryHigh --value ebb)" = $((320 * 1048576 + 256 * 1048576)) ]
 expect "reload applies" sh -c "sed -i 's/size: 32M/size: 48M/' /etc/ebb/ebb.yaml && systemctl reload ebb && ebb lun list | grep -q 48M"
-echo 'luns: nonsense' >/etc/ebb/wrong.yaml
-cp /etc/ebb/ebb.yaml /etc/ebb/right.yaml
-cat /etc/ebb/wrong.yaml >/etc/ebb/ebb.yaml
+echo 'luns: nonsense' >/run/wrong.yaml
+cp /etc/ebb/ebb.yaml /run/right.yaml
+cat /run/wrong.yaml >/etc/ebb/ebb.yaml
 expect "a declaration that is refused fails the reload" not systemctl reload ebb
 expect "and changes nothing" sh -c "ebb lun list | grep -c online | grep -qx 2"
-cat /etc/ebb/right.yaml >/etc/ebb/ebb.yaml
+cat /run/right.yaml >/etc/ebb/ebb.yaml
 expect "nbdinfo" nbdinfo nbd://127.0.0.1/one
 expect "a LUN in a folder that is not opened is refused" sh -c "! ebb lun create no /opt/no.img --size 1M"
 
@@ -83,6 +84,8 @@ expect "and stop" systemctl stop ebb.socket ebb-iscsi.socket ebb.service
 expect "nothing of it runs" not pgrep -u ebb
 expect "remove" apt_get remove ebb nbdkit-plugin-ebb
 expect "declaration and state stay" ls /etc/ebb/ebb.yaml /var/lib/ebb/luns/one.json
-expect "purge" apt_get purge ebb
+expect "purge" apt_get purge ebb nbdkit-plugin-ebb ebb-lio
 expect "the declaration goes, state and LUNs stay" sh -c "! ls /etc/ebb/ebb.yaml && ls /var/lib/ebb/luns/one.json /srv/two.img"
+expect "systemd has no unit of ours" not units
+expect "nothing else is left behind" not left_behind
 echo "all as expected"

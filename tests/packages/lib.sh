@@ -11,7 +11,7 @@ expect() { # expect WHAT COMMAND...
 		echo "ok: $what"
 	else
 		cat $said
-		systemctl status --no-pager -n 20 ebb
+		systemctl status --no-pager -n 20 ebb || true
 		journalctl --no-pager -n 60
 		echo "FAILED: $what"
 		exit 1
@@ -27,6 +27,25 @@ eventually() { # eventually COMMAND...: within ten minutes
 }
 apt_get() { apt-get -q -y -o APT::Install-Recommends=false "$@"; }
 pid() { systemctl show -p MainPID --value ebb; }
+
+# Of ours, that systemd could start, or that run or have failed.
+units() { { systemctl list-unit-files --no-legend 'ebb*' && systemctl list-units --plain --no-legend 'ebb*'; } | grep .; }
+
+# note_files: what is there now. left_behind: what has come since, and whatever has our name; fails when that is nothing.
+# But for what a purge keeps by policy (docs/service.md: state, unless told to take it, and files of LUNs), and what
+# others have written meanwhile.
+files() { find / -xdev \( -path /proc -o -path /sys -o -path /run -o -path /tmp -o -path /packages \) -prune -o -print | sort; }
+note_files() { files >/run/files.before; }
+left_behind() {
+	local kept='^/var/lib/ebb(-lio)?(/|$)|^/srv/(two|three)\.img$'
+	local others='^/var/(log|cache|lib/apt|lib/dpkg)/|^/etc/iscsi/' names='webbrowser'
+	files >/run/files.after
+	{
+		comm -13 /run/files.before /run/files.after | grep -Ev "$others"
+		grep -E 'ebb[^/]*$' /run/files.after
+		find /run -xdev -name '*ebb*'
+	} | grep -Ev "$kept|$names" | sort -u | grep .
+}
 
 # load_start NAME WHERE: load.py in the background. Its input is a pipe that load_round writes to and load_end closes
 # (a load started later has it open too, so they end from the last to the first).

@@ -5,9 +5,9 @@
 . /packages/lib.sh
 restarts=10
 
-files() { find / -xdev \( -path /proc -o -path /sys -o -path /run -o -path /tmp -o -path /packages \) -prune -o -print | sort >"$1"; }
 disk() { echo "/dev/disk/by-path/ip-$1-iscsi-iqn.2026-11.local.ebb:$2-lun-0"; }
 node() { iscsiadm -m node -p "$1" -T "iqn.2026-11.local.ebb:$2" "${@:3}"; }
+backstore() { ls -d "/sys/kernel/config/target/core/"user_*"/ebb-$1"; }
 confined() { grep -q '^ebbd (enforce)' "/proc/$(pid)/attr/current"; }
 complaints() { journalctl -k --no-pager -o cat | grep -Ef /packages/complaints; }
 refusals() { journalctl -k --no-pager -o cat | grep 'apparmor="[AD][^"]*".*ebb'; }
@@ -25,7 +25,7 @@ ip addr add 10.0.2.15/24 dev eth0
 ip link set eth0 up
 echo "kernel $(uname -r), $(systemd-detect-virt || true), up $(cut -d. -f1 /proc/uptime) s"
 expect "AppArmor is on" grep -qx Y /sys/module/apparmor/parameters/enabled
-files /run/files.before
+note_files
 
 expect "apt installs the packages" apt_get install ./packages/ebb_[0-9]*_*.deb ./packages/nbdkit-plugin-ebb_*.deb
 expect "the service is up" systemctl is-active ebb.service
@@ -116,15 +116,18 @@ expect "AppArmor has refused nothing" not refusals
 expect "the kernel has not complained" not complaints
 
 expect "logout" iscsiadm -m node --logoutall=all
+expect "the kernel has a backstore" backstore three
 declare_luns "$luns"
-# What the kernel exports goes a moment after the declaration has been taken: until then its LUN is in use.
-expect "the export through the kernel goes" sh -c "ebb apply; for i in \$(seq 60); do ls -d /sys/kernel/config/target/core/user_*/three || exit 0; sleep 1; done; exit 1"
+expect "a LUN and its export through the kernel go: ebb apply" ebb apply
+expect "and are gone" sh -c "ebb lun list | grep -c online | grep -qx 2"
+expect "the kernel has none" not backstore three
 expect "remove" apt_get remove ebb nbdkit-plugin-ebb ebb-lio
 expect "nothing of it runs" not pgrep -u ebb
 expect "nor confines anything" not grep ebbd /sys/kernel/security/apparmor/profiles
 expect "purge" apt_get purge ebb nbdkit-plugin-ebb ebb-lio ebb-dkms
 expect "modprobe takes the kernel's own module" sh -c "modinfo -F filename target_core_user | grep kernel/drivers/target"
-files /run/files.after
-echo "left behind:"
-comm -13 /run/files.before /run/files.after | grep -v '^/var/log/\|^/var/cache/\|^/var/lib/apt/\|^/var/lib/dpkg/\|^/etc/iscsi/'
+expect "and it takes the place of ours" sh -c "modprobe -r target_core_user && modprobe target_core_user"
+expect "which is gone" sh -c "grep '^target_core_user .*Live' /proc/modules | grep -v '(O'"
+expect "systemd has no unit of ours" not units
+expect "nothing is left behind, but what policy keeps" not left_behind
 echo "all as expected"
