@@ -7,12 +7,6 @@
 # a second machine, over iSCSI, that boots from a LUN.
 . scripts/initramfs.sh
 
-free_ports() { # free_ports N
-	python3 -c 'import socket, sys
-s = [socket.create_server(("127.0.0.1", 0)) for _ in range(int(sys.argv[1]))]
-print(*(x.getsockname()[1] for x in s))' "$1"
-}
-
 # What a machine boots from: GRUB, the kernel, and an initramfs with lun-init.
 boot_disk() { # boot_disk FILE
 	mkdir -p "$work/disk/boot/grub"
