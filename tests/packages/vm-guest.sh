@@ -112,8 +112,6 @@ expect "the same nbdkit" [ "$(pgrep -x nbdkit)" = "$nbdkit" ]
 expect "the declaration is kept" grep -q three /etc/ebb/ebb.yaml
 load_end
 expect "the profile is still enforced" confined
-expect "AppArmor has refused nothing" not refusals
-expect "the kernel has not complained" not complaints
 
 expect "logout" iscsiadm -m node --logoutall=all
 expect "the kernel has a backstore" backstore three
@@ -129,5 +127,7 @@ expect "modprobe takes the kernel's own module" sh -c "modinfo -F filename targe
 expect "and it takes the place of ours" sh -c "modprobe -r target_core_user && modprobe target_core_user"
 expect "which is gone" sh -c "grep '^target_core_user .*Live' /proc/modules | grep -v '(O'"
 expect "systemd has no unit of ours" not units
+expect "AppArmor has refused nothing" not refusals
+expect "the kernel has not complained" not complaints
 expect "nothing is left behind, but what policy keeps" not left_behind
 echo "all as expected"

@@ -54,7 +54,7 @@ vm_check() {
 	make_machine
 	read -r iscsi nbd metrics <<<"$(free_ports 3)"
 	timeout 2400 "${emulator[@]}" -smp 2 -m 1536 -kernel "$root/boot/vmlinuz-$release" -initrd "$root/boot/initrd.img-$release" \
-		-append "root=/dev/vda rw console=ttyS0 panic=-1 loglevel=4 net.ifnames=0 no_timer_check tsc=reliable watchdog_thresh=30" \
+		-append "root=/dev/vda rw console=ttyS0 panic=-1 loglevel=4 net.ifnames=0 no_timer_check tsc=reliable watchdog_thresh=30 rcupdate.rcu_cpu_stall_timeout=60" \
 		-drive "file=$work/disk.img,format=raw,if=virtio,cache=unsafe" \
 		-netdev "user,id=n,restrict=on,hostfwd=tcp:127.0.0.1:$iscsi-:3260,hostfwd=tcp:127.0.0.1:$nbd-:10809,hostfwd=tcp:127.0.0.1:$metrics-:9810" \
 		-device virtio-net-pci,netdev=n -serial "file:$work/console" -serial "file:$work/output" </dev/null >"$work/qemu" 2>&1 &
