@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "base/cleanup.h"
 #include "base/hash.h"
@@ -65,6 +66,7 @@ const char cli_serve_help[] =
 struct serve {
 	struct config *cfg;
 	bool iscsi_given, nbd_given, metrics_given;
+	bool passing; /* our sockets have names that no other process will */
 	struct exporter *exporter;
 	const char *state, *socket;
 	char socket_buf[200], state_buf[4096], port_buf[220];
@@ -345,6 +347,7 @@ static int default_socket(struct serve *s, struct reason *why)
 		json_decref(o);
 		snprintf(s->socket_buf, sizeof(s->socket_buf), "%s/control-%d.sock", dir,
 			 (int)getpid());
+		s->passing = true;
 		fprintf(stderr, "ebb: another appliance runs; control socket: %s\n", s->socket_buf);
 	}
 	s->socket = s->socket_buf;
@@ -415,6 +418,15 @@ static int started(struct appliance *app, void *ctx, struct reason *why)
 	return 0;
 }
 
+/* What the port keeps for the next one of its name. */
+static void forget_port(const struct serve *s)
+{
+	char path[sizeof(s->port_buf) + 8];
+
+	snprintf(path, sizeof(path), "%s.grace", s->port_buf);
+	unlink(path);
+}
+
 static void stopping(struct appliance *app, void *ctx)
 {
 	exporter_stop(((struct serve *)ctx)->exporter);
@@ -454,6 +466,8 @@ int cli_serve(int argc, char **argv, const struct cli_options *global)
 		run.control_socket = s.socket;
 		run_prepare_signals();
 		ret = run_appliance(s.cfg, &run, &why);
+		if (s.passing)
+			forget_port(&s);
 	}
 	if (!ret)
 		return EXIT_DONE;

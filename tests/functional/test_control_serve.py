@@ -285,6 +285,17 @@ def test_defaults_need_no_options(tmp_path, disk):
     assert p.returncode == 0, err
 
 
+def test_one_beside_another_leaves_nothing(ebb, disk, tmp_path):
+    """Its sockets, and what stands beside them, have names that nobody uses again."""
+    e = ebb(disk(), folder=tmp_path / "ebb")
+    env = {k: v for k, v in os.environ.items() if k != "EBB_SOCKET"} | {"XDG_RUNTIME_DIR": str(tmp_path)}
+    e.folder.chmod(0o700)
+    before = set(os.listdir(e.folder))
+    p = run(EBB, "serve", disk(), "--iscsi", f"127.0.0.1:{e.iscsi_port}", "--nbd", "none", "--metrics", "none", "--state",
+            tmp_path / "other", env=env, check=False)
+    assert p.returncode == 1 and "another appliance runs" in p.stdout and set(os.listdir(e.folder)) == before
+
+
 @pytest.mark.parametrize("data, words", [
     (b"\n", "not JSON"),
     (b"{\n", "not JSON"),
