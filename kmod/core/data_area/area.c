@@ -121,6 +121,20 @@ void data_area_destroy(struct data_area *a)
 
 /* --- taking and putting --- */
 
+/*
+ * A take was served. If one was not before, it may have been another, whose place in the queue, or
+ * wake, this one has used up: that one asks again.
+ */
+static void end_waiting_locked(struct data_area *a)
+{
+	if (!a->queued && !a->full)
+		return;
+	if (a->queued)
+		budget_forget(a);
+	a->queued = a->full = false;
+	a->budget->ops->wake(a->host);
+}
+
 /* A take was served. */
 static void note_use_locked(struct data_area *a, u64 now)
 {
@@ -166,9 +180,7 @@ static int take_locked(struct data_area *a, u32 n, u64 now, u32 *blocks, u32 *re
 	count(a, COUNTER_takes, 1);
 	count(a, COUNTER_blocks_reused, reused);
 	count(a, COUNTER_blocks_grown, grow);
-	if (a->queued)
-		budget_forget(a);
-	a->queued = a->full = false;
+	end_waiting_locked(a);
 	note_use_locked(a, now);
 	*ret_reused = reused;
 	return 0;

@@ -76,7 +76,10 @@ struct data_area_ops {
 	 * The rest only schedule work: they are called with locks held, must not sleep, and must
 	 * not call the core.
 	 */
-	/** A take that returned -ENOSPC may succeed now: try again. */
+	/**
+	 * A take that returned -ENOSPC may succeed now, or waits no more because another of the
+	 * area was served: try again.
+	 */
 	void (*wake)(void *area_host);
 	/** Areas wait, or the limit was lowered, and there may be something to steal. */
 	void (*serve_soon)(void *host);

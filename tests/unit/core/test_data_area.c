@@ -110,6 +110,32 @@ static void takes_all_or_nothing_and_tells_when_to_try_again(void **state)
 	assert_int_equal(a.wakes, 1);
 }
 
+static void who_is_served_first_leaves_the_others_of_the_area_heard(void **state)
+{
+	(void)state;
+	open_area(&a, 4, 4);
+	assert_int_equal(take(&a, 2), 0);
+	assert_int_equal(take(&a, 3), -ENOSPC);
+	assert_int_equal(take(&a, 1), 0); /* another one's */
+	assert_int_equal(a.wakes, 1);
+	assert_int_equal(take(&a, 3), -ENOSPC);
+	put_range(&a, 0, 2);
+	assert_int_equal(a.wakes, 2);
+	/* The same where it is the budget that has no room. */
+	set_limit(12);
+	open_area(&b, 100, 0);
+	open_area(&c, 100, 0);
+	assert_int_equal(take(&c, 6), 0);
+	assert_int_equal(take(&b, 4), -ENOSPC);
+	assert_int_equal(take(&b, 1), 0);
+	assert_int_equal(b.wakes, 1);
+	assert_int_equal(take(&b, 4), -ENOSPC);
+	put_range(&c, 0, 6);
+	data_budget_serve(host.b);
+	assert_int_equal(b.wakes, 2);
+	assert_int_equal(take(&b, 4), 0);
+}
+
 static void cancelled_blocks_are_empty_and_not_charged(void **state)
 {
 	u32 reused, blocks[4];
@@ -733,6 +759,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		TEST(reuses_the_lowest_before_it_grows),
 		TEST(takes_all_or_nothing_and_tells_when_to_try_again),
+		TEST(who_is_served_first_leaves_the_others_of_the_area_heard),
 		TEST(cancelled_blocks_are_empty_and_not_charged),
 		TEST(any_cached_run_is_released_and_no_busy_block),
 		TEST(a_block_that_cannot_be_freed_stays_and_others_go),

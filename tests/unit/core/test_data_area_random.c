@@ -23,7 +23,7 @@
 
 struct model {
 	struct test_area area; /* first: the core hands it out */
-	bool open, told, putting;
+	bool open, told, putting, taking;
 	bool full;    /* a take found too few blocks */
 	bool joining; /* its reserve is waited for */
 	u64 need;     /* pages it waits for */
@@ -131,6 +131,8 @@ static void on_wake(struct test_host *host, void *area)
 	struct world *w = (struct world *)host;
 	struct model *m = area;
 
+	if (m->taking)
+		return; /* who is served tells others of its area, if there are any */
 	if (!m->putting && !possible(w, m, m->want))
 		m->want = 0; /* it has left the queue */
 	if (m->full && m->want && !m->putting) {
@@ -189,6 +191,18 @@ static void expect_lowest(struct model *m, const u32 *blocks, u32 n)
 		m->state[blocks[i]] = DATA_AREA_BUSY;
 }
 
+static int take(struct world *w, struct model *m, u32 n, u32 *blocks)
+{
+	u64 wakes = m->area.wakes;
+	int r;
+
+	m->taking = true;
+	r = area_take(&m->area, n, w->now, ME, blocks);
+	m->taking = false;
+	REQUIRE(r || !m->want || m->area.wakes > wakes);
+	return r;
+}
+
 static void do_take(struct world *w, struct model *m)
 {
 	u32 max = m->area.spec.max_blocks, blocks[BLOCKS + 1];
@@ -201,7 +215,7 @@ static void do_take(struct world *w, struct model *m)
 	int r;
 
 	told = m->told && need <= m->need;
-	r = area_take(&m->area, n, w->now, ME, blocks);
+	r = take(w, m, n, blocks);
 	if (n > max || (grow && fits && !possible(w, m, n))) {
 		REQUIRE(r == -E2BIG);
 		if (n <= max)
@@ -421,7 +435,7 @@ static void nobody_starves(struct world *w)
 			if (!m->open || !m->want)
 				continue;
 			w->calling = m;
-			if (area_take(&m->area, m->want, w->now, ME, blocks) == 0)
+			if (take(w, m, m->want, blocks) == 0)
 				expect_lowest(m, blocks, m->want);
 			else if (host_stats(&w->host).waiting)
 				continue;
