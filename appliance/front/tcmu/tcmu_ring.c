@@ -35,10 +35,22 @@ static int broken(const char **ret_what, const char *what)
 	return -EPROTO;
 }
 
-/* Nobody but us moves the tail, unless root has the kernel empty the ring under us. */
+/* Bytes from the tail to @off, going round. */
+static uint32_t from_tail(const struct tcmu_ring *r, uint32_t off)
+{
+	return off >= r->tail ? off - r->tail : off + r->cmdr_size - r->tail;
+}
+
+/*
+ * Nobody but us moves the tail, and the head never goes back behind what we have taken, unless root
+ * has the kernel empty the ring under us: then both are 0, as our tail may have been.
+ */
 static bool was_reset(const struct tcmu_ring *r)
 {
-	return atomic_load_explicit(tail_of(r), memory_order_relaxed) != r->tail;
+	uint32_t head = atomic_load_explicit(head_of(r), memory_order_relaxed);
+
+	return atomic_load_explicit(tail_of(r), memory_order_relaxed) != r->tail ||
+	       from_tail(r, head) < from_tail(r, r->next);
 }
 
 int tcmu_ring_init(struct tcmu_ring *r, void *map, size_t size, const char **ret_what)

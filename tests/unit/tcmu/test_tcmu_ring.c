@@ -336,6 +336,26 @@ static void a_reset_under_us_is_noticed(void **state)
 	assert_int_equal(take(f, &e), -EPROTO); /* and not what the ring held before */
 }
 
+static void a_reset_of_a_ring_that_stands_at_its_start_is_noticed(void **state)
+{
+	struct fixture *f = *state;
+	struct tcmu_entry e, old;
+
+	fake_push(&f->k, tur, 6, NULL, 0);
+	take_command(f, &e);
+	do { /* round once: then commands of before stand behind the one that is taken */
+		assert_int_equal(end(f, e.id, 0), 0);
+		fake_collect(&f->k);
+		fake_push(&f->k, tur, 6, NULL, 0);
+		take_command(f, &e);
+	} while (e.at);
+	assert_int_equal(take(f, &old), TCMU_TAKEN_NONE);
+	assert_int_equal(f->r.tail, 0);
+	fake_mailbox(&f->k)->cmd_head = 0;
+	assert_int_equal(take(f, &old), -EPROTO);
+	assert_int_equal(end(f, e.id, 0), -EPROTO);
+}
+
 int main(void)
 {
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
@@ -350,6 +370,7 @@ int main(void)
 		T(nonsense_is_refused),
 		T(an_entry_that_changes_later_is_noticed),
 		T(a_reset_under_us_is_noticed),
+		T(a_reset_of_a_ring_that_stands_at_its_start_is_noticed),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
