@@ -63,20 +63,24 @@ static void retry_later(struct tcmu_chan *chan)
 
 /* -- deadlines -------------------------------------------------------------------------- */
 
-static void set_deadline(struct tcmu_cmd *cmd, u32 ms)
+/* Sees to it that deadline_work looks at the command in time. */
+static void watch_deadline_locked(const struct tcmu_cmd *cmd)
 {
 	struct tcmu_chan *chan = cmd->chan;
 
 	lockdep_assert_held(&chan->ring_lock);
-	cmd->has_deadline = ms;
-	if (!ms)
-		return;
-	cmd->deadline = jiffies + msecs_to_jiffies(ms);
-	if (delayed_work_pending(&chan->deadline_work) &&
-	    !time_before(cmd->deadline, chan->next_deadline))
+	if (!cmd->has_deadline || (delayed_work_pending(&chan->deadline_work) &&
+				   !time_before(cmd->deadline, chan->next_deadline)))
 		return;
 	chan->next_deadline = cmd->deadline;
-	mod_delayed_work(cmd_wq, &chan->deadline_work, msecs_to_jiffies(ms));
+	mod_delayed_work(cmd_wq, &chan->deadline_work, max_t(long, cmd->deadline - jiffies, 1));
+}
+
+static void set_deadline_locked(struct tcmu_cmd *cmd, u32 ms)
+{
+	cmd->has_deadline = ms;
+	cmd->deadline = jiffies + msecs_to_jiffies(ms);
+	watch_deadline_locked(cmd);
 }
 
 static bool is_late(const struct tcmu_cmd *cmd)
@@ -214,7 +218,7 @@ static void publish_locked(struct tcmu_cmd *cmd, const struct tcmu_place *place,
 	if (cmd->waited)
 		count_wait_locked(cmd);
 	chan->count.commands++;
-	set_deadline(cmd, READ_ONCE(chan->dev->cmd_time_out));
+	set_deadline_locked(cmd, READ_ONCE(chan->dev->cmd_time_out));
 	ring_bell_locked(chan);
 }
 
@@ -318,7 +322,7 @@ static int wait_for_room(struct tcmu_cmd *cmd)
 		cmd->waited = true;
 		cmd->since = jiffies;
 		cmd->se_cmd->priv = cmd;
-		set_deadline(cmd, time_to_wait(chan->dev));
+		set_deadline_locked(cmd, time_to_wait(chan->dev));
 		list_add_tail(&cmd->node, &chan->waiting);
 		if (!chan->nr_waiting++)
 			tcmu_cmd_kick(chan);
@@ -392,7 +396,10 @@ static struct tcmu_cmd *take_waiting(struct tcmu_chan *chan)
 	return cmd;
 }
 
-/* Back to its place at the head of the queue, if it may still wait. */
+/*
+ * Back to its place at the head of the queue, if it may still wait. Its deadline may have come
+ * while it was on no list.
+ */
 static int wait_again(struct tcmu_cmd *cmd)
 {
 	struct tcmu_chan *chan = cmd->chan;
@@ -403,6 +410,7 @@ static int wait_again(struct tcmu_cmd *cmd)
 	if (!err) {
 		cmd->state = TCMU_WAITING;
 		list_add(&cmd->node, &chan->waiting);
+		watch_deadline_locked(cmd);
 	}
 	mutex_unlock(&chan->ring_lock);
 	return err;
