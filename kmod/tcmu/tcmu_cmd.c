@@ -307,12 +307,16 @@ static u32 time_to_wait(const struct tcmu_dev *dev)
 	return own > 0 ? own : ms ?: TCMU_TIME_OUT_MS;
 }
 
-/* A command that was just refused for want of room joins the queue. */
+/*
+ * A command that was just refused for want of room joins the queue. It gives up what blocks it has:
+ * who waits before it may need them.
+ */
 static int wait_for_room(struct tcmu_cmd *cmd)
 {
 	struct tcmu_chan *chan = cmd->chan;
 	int err;
 
+	tcmu_data_put(cmd);
 	mutex_lock(&chan->ring_lock);
 	err = check_locked(cmd);
 	if (!err && !READ_ONCE(chan->dev->qfull_time_out))
