@@ -24,6 +24,7 @@ static int set_geometry(struct tcmu_dev *dev, u32 area_mb, u32 pages_per_block)
 	if (dev->chan)
 		return -EINVAL;
 	if (!area_mb || !pages_per_block || pages_per_block > pages ||
+	    pages_per_block > TCMU_BLOCK_PAGES_MAX ||
 	    pages / pages_per_block > DATA_AREA_BLOCKS_MAX)
 		return -EINVAL;
 	dev->area_mb = area_mb;

@@ -69,6 +69,7 @@
 #define TCMU_RING_OFF		((u32)sizeof(struct tcmu_mailbox))
 #define TCMU_RING_MB_MAX	8
 #define TCMU_AREA_MB_DEFAULT	1024
+#define TCMU_BLOCK_PAGES_MAX	(U32_MAX >> PAGE_SHIFT) /* a block's bytes fit into a u32 */
 #define TCMU_RESERVE_KB_DEFAULT 128
 #define TCMU_TIME_OUT_MS	30000
 

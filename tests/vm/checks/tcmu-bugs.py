@@ -34,9 +34,10 @@ def refused(action):
 
 
 @case
-def data_pages_per_blk_of_zero_is_refused():
+def a_block_of_no_bytes_is_refused():
     b = lio.Backstore("b", MIB, enable=False)
     assert refused(lambda: b.control("data_pages_per_blk=0"))
+    assert refused(lambda: b.control("max_data_area_mb=4096,data_pages_per_blk=1048576"))  # 0 in 32 bits
     b.control("max_data_area_mb=1")
     lio.write(b.path / "enable", 1)
     b.remove()
