@@ -187,6 +187,8 @@ static int take_answer(struct genl_info *info, int event)
 		return -EINVAL;
 	device_id = nla_get_u32(info->attrs[TCMU_ATTR_DEVICE_ID]);
 	status = nla_get_s32(info->attrs[TCMU_ATTR_CMD_STATUS]);
+	if (status > 0 || status < -MAX_ERRNO)
+		status = -EIO; /* what a write(2) to configfs returns is no number of userspace's */
 
 	mutex_lock(&nl_lock);
 	w = find_wait_locked(device_id);

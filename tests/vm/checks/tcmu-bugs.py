@@ -88,6 +88,16 @@ def an_answer_for_the_wrong_device_does_not_lose_the_waiter():
 
 
 @case
+def an_answer_that_is_no_error_number_is_an_error():
+    for status in (5, -5000):
+        listener = nl.Netlink()
+        maker = lio.background(lio.Backstore, "b", MIB, nl_reply_supported=1)
+        assert listener.done(nl.ADDED_DONE, listener.event(nl.ADDED), status=status) == 0
+        assert refused(lambda: maker.result(60))
+        (lio.Backstore.hba / "b").rmdir()
+
+
+@case
 def reset_netlink_frees_who_waits():
     listener = nl.Netlink()
     maker = lio.background(lio.Backstore, "b", MIB, nl_reply_supported=1)
