@@ -28,9 +28,10 @@
  * Userspace that touches a place of the data area without a page gets SIGBUS. It cannot happen to
  * who touches only what a command in flight named: those blocks have pages and are not released.
  *
- * Pages are unmapped through the inode the device was opened by. There is one at a time (opening
- * is exclusive) and every mapping keeps the file open, so without an inode there is no mapping.
- * We hold a reference, and let go of it under inode_lock: a release runs to its end first.
+ * Pages are unmapped through the address space of the file that is mapped. There is one at a time
+ * (opening is exclusive), and the mappings hold the file. So we know it from the first mapping to
+ * the last, whether the device is removed meanwhile or not, and forget it under mapped_lock: a
+ * release runs to its end first.
  */
 #include <linux/fs.h>
 #include <linux/mm.h>
@@ -45,8 +46,9 @@ void tcmu_map_init(struct tcmu_map *map, unsigned long npages, unsigned long rin
 	map->ring_pages = ring_pages;
 	atomic_long_set(&map->resident, 0);
 	atomic_long_set(&map->ring_resident, 0);
-	mutex_init(&map->inode_lock);
-	map->inode = NULL;
+	mutex_init(&map->mapped_lock);
+	map->mapped = NULL;
+	map->mappings = 0;
 }
 
 static void count_page(struct tcmu_map *map, unsigned long at, long by)
@@ -64,26 +66,23 @@ void tcmu_map_destroy(struct tcmu_map *map)
 	xa_for_each(&map->pages, at, page)
 		put_page(page);
 	xa_destroy(&map->pages);
-	tcmu_map_close(map);
+	mutex_destroy(&map->mapped_lock);
 }
 
-void tcmu_map_open(struct tcmu_map *map, struct inode *inode)
+void tcmu_map_open(struct tcmu_map *map, struct address_space *mapped)
 {
-	ihold(inode);
-	mutex_lock(&map->inode_lock);
-	map->inode = inode;
-	mutex_unlock(&map->inode_lock);
+	mutex_lock(&map->mapped_lock);
+	map->mapped = mapped;
+	map->mappings++;
+	mutex_unlock(&map->mapped_lock);
 }
 
 void tcmu_map_close(struct tcmu_map *map)
 {
-	struct inode *inode;
-
-	mutex_lock(&map->inode_lock);
-	inode = map->inode;
-	map->inode = NULL;
-	mutex_unlock(&map->inode_lock);
-	iput(inode);
+	mutex_lock(&map->mapped_lock);
+	if (!--map->mappings)
+		map->mapped = NULL;
+	mutex_unlock(&map->mapped_lock);
 }
 
 static int populate_one(struct tcmu_map *map, unsigned long at)
@@ -174,11 +173,11 @@ static unsigned long count_free(unsigned long end, unsigned long taken,
 
 static void unmap_range(struct tcmu_map *map, unsigned long first, unsigned long n)
 {
-	mutex_lock(&map->inode_lock);
-	if (map->inode)
-		unmap_mapping_range(map->inode->i_mapping, (loff_t)first << PAGE_SHIFT,
+	mutex_lock(&map->mapped_lock);
+	if (map->mapped)
+		unmap_mapping_range(map->mapped, (loff_t)first << PAGE_SHIFT,
 				    (loff_t)n << PAGE_SHIFT, 1);
-	mutex_unlock(&map->inode_lock);
+	mutex_unlock(&map->mapped_lock);
 }
 
 unsigned long tcmu_map_release(struct tcmu_map *map, unsigned long first, unsigned long n,

@@ -34,10 +34,11 @@
  *
  *	config_lock -> chans_lock -> ring_lock
  *	config_lock -> uio's info_lock -> ring_lock
- *	ring_lock -> the map's inode_lock -> i_mmap_rwsem	(trimming an empty ring)
+ *	ring_lock -> the map's mapped_lock -> i_mmap_rwsem	(trimming an empty ring)
  *	mmap_lock -> page lock -> the map's xarray lock		(faults)
+ *	mmap_lock -> mapped_lock				(mapping)
  *	mmap_lock -> uio's info_lock				(uio's own order)
- *	page lock, by trylock only -> inode_lock		(releasing)
+ *	page lock, by trylock only -> mapped_lock		(releasing)
  *
  * ring_lock and the data area are apart: a command has its blocks, and the data in them, before it
  * takes ring_lock, and gives them back after it left it. The core's locks (data area, budget) are
@@ -99,14 +100,17 @@ struct tcmu_map {
 	unsigned long ring_pages;    /* the first so many make mailbox and ring; constant */
 	atomic_long_t resident;	     /* pages in the array */
 	atomic_long_t ring_resident; /* of these, those of mailbox and ring */
-	struct mutex inode_lock;
-	struct inode *inode; /* what is mapped is a mapping of this; NULL: not open; inode_lock */
+	struct mutex mapped_lock;
+	/* Under mapped_lock. */
+	struct address_space *mapped; /* the file's that is; NULL: none */
+	unsigned int mappings;	      /* of it */
 };
 
 void tcmu_map_init(struct tcmu_map *map, unsigned long npages, unsigned long ring_pages);
 /** Frees all pages. Nobody maps them. */
 void tcmu_map_destroy(struct tcmu_map *map);
-void tcmu_map_open(struct tcmu_map *map, struct inode *inode);
+/** There is a mapping more, of @mapped, which lives until it is closed. */
+void tcmu_map_open(struct tcmu_map *map, struct address_space *mapped);
 void tcmu_map_close(struct tcmu_map *map);
 /**
  * Sees to it that there are pages at [first, first + n), new ones zeroed. Sleeps. -ENOMEM: some may

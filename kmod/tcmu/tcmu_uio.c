@@ -28,11 +28,15 @@ static void vma_open(struct vm_area_struct *vma)
 	struct tcmu_chan *chan = vma->vm_private_data;
 
 	kref_get(&chan->kref);
+	tcmu_map_open(&chan->map, vma->vm_file->f_mapping);
 }
 
 static void vma_close(struct vm_area_struct *vma)
 {
-	tcmu_chan_put(vma->vm_private_data);
+	struct tcmu_chan *chan = vma->vm_private_data;
+
+	tcmu_map_close(&chan->map);
+	tcmu_chan_put(chan);
 }
 
 static vm_fault_t vma_fault(struct vm_fault *vmf)
@@ -76,17 +80,13 @@ static int open(struct uio_info *info, struct inode *inode)
 	was_open = chan->open;
 	chan->open = true;
 	mutex_unlock(&chan->ring_lock);
-	if (was_open)
-		return -EBUSY;
-	tcmu_map_open(&chan->map, inode);
-	return 0;
+	return was_open ? -EBUSY : 0;
 }
 
 static int release(struct uio_info *info, struct inode *inode)
 {
 	struct tcmu_chan *chan = to_chan(info);
 
-	tcmu_map_close(&chan->map);
 	mutex_lock(&chan->ring_lock);
 	chan->open = false;
 	mutex_unlock(&chan->ring_lock);
