@@ -50,6 +50,11 @@ bool tcmu_parse_name(const char *uio, struct tcmu_name *ret_name)
 	return true;
 }
 
+bool tcmu_same_name(const struct tcmu_name *a, const struct tcmu_name *b)
+{
+	return a->hba == b->hba && !strcmp(a->backstore, b->backstore) && !strcmp(a->lun, b->lun);
+}
+
 int tcmu_check_size(const struct lun *lun, uint64_t size, struct reason *why)
 {
 	if (!size || size == lun_size(lun))

@@ -26,6 +26,7 @@ struct tcmu_name {
 const char *tcmu_config_lun(const char *config);
 /** Takes the name of a UIO device apart; false: not a backstore of ours. */
 bool tcmu_parse_name(const char *uio, struct tcmu_name *ret_name);
+bool tcmu_same_name(const struct tcmu_name *a, const struct tcmu_name *b);
 /**
  * Whether a backstore of @size bytes (0: not known yet) can be made with the configuration string
  * @config. Any thread. -EINVAL: malformed, or the size is not the LUN's; -ENOENT: no such LUN. The

@@ -94,8 +94,7 @@ static bool same_name(unsigned minor, const struct tcmu_name *name)
 	struct tcmu_name now;
 
 	return !uio_name(minor, text, sizeof(text)) && tcmu_parse_name(text, &now) &&
-	       now.hba == name->hba && !strcmp(now.backstore, name->backstore) &&
-	       !strcmp(now.lun, name->lun);
+	       tcmu_same_name(&now, name);
 }
 
 int tcmu_kernel_open(unsigned minor, const struct tcmu_name *name, struct tcmu_channel *ret_ch,

@@ -460,7 +460,8 @@ static void scan_run(struct worker_job *j)
 static bool was_found(const struct tcmu_server *srv, const struct device *d)
 {
 	for (size_t i = 0; i < srv->n_found; i++)
-		if (srv->found[i].minor == d->minor)
+		if (srv->found[i].minor == d->minor &&
+		    tcmu_same_name(&srv->found[i].name, &d->name))
 			return true;
 	return false;
 }

@@ -42,6 +42,21 @@ static void other_names_are_not_ours(void **state)
 	assert_false(tcmu_parse_name(longer, &n));
 }
 
+static void names_are_compared_by_what_they_name(void **state)
+{
+	static const char *const others[] = {"tcm-user/1/x/ebb/data", "tcm-user/0/y/ebb/data",
+					     "tcm-user/0/x/ebb/more"};
+	struct tcmu_name n, o;
+
+	assert_true(tcmu_parse_name("tcm-user/0/x/ebb/data", &n));
+	assert_true(tcmu_parse_name("tcm-user/0/x/ebb/data\n", &o));
+	assert_true(tcmu_same_name(&n, &o));
+	for (size_t i = 0; i < sizeof(others) / sizeof(others[0]); i++) {
+		assert_true(tcmu_parse_name(others[i], &o));
+		assert_false(tcmu_same_name(&n, &o));
+	}
+}
+
 static void a_configuration_names_a_lun_of_its_size(void **state)
 {
 	struct world *w = world_open(&(struct world_options){0});
@@ -67,6 +82,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(names_of_ours_are_taken_apart),
 		cmocka_unit_test(other_names_are_not_ours),
+		cmocka_unit_test(names_are_compared_by_what_they_name),
 		cmocka_unit_test(a_configuration_names_a_lun_of_its_size),
 	};
 
