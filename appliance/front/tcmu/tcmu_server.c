@@ -531,6 +531,9 @@ static void on_removed(struct tcmu_server *srv, const struct tcmu_message *m)
 	d->device = m->device;
 	d->removed = true;
 	d->asked[TCMU_NEWS_REMOVED] = true;
+	/* Who opens it may wait in configfs, for a folder that is locked until this is answered. */
+	if (d->state == OPENING)
+		answer(d, TCMU_NEWS_REMOVED, 0);
 	reconcile(d);
 }
 

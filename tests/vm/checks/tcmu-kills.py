@@ -2,10 +2,12 @@
 """ebbd is killed under load twenty times, on our target_core_user: initiators see no error, and nothing is lost or done twice.
 
 ext4 on one LUN, COMPARE AND WRITE on another: each adds one to a block, so one that was carried out twice, or answered
-wrongly, is a miscompare. Then what is the kernel's to ask and was not heard: more messages than the socket holds.
+wrongly, is a miscompare. Before, a device that goes while it is opened; then what is the kernel's to ask and was not heard:
+more messages than the socket holds.
 
 check: kernels=6.1,6.12 seconds=600 soak alone
 """
+import contextlib
 import hashlib
 import os
 import pathlib
@@ -16,6 +18,7 @@ import threading
 import time
 
 import lio
+from ring import Ring
 
 BUILD = lio.REPO / os.environ.get("EBB_BUILD", "build-test")
 DIR, MOUNT = pathlib.Path("/tmp/kills"), pathlib.Path("/tmp/kills-mount")
@@ -25,15 +28,19 @@ LUNS = {"files": 192 * MIB, "count": MIB}
 
 
 class Ebb:
-    """`ebb serve`, started until it says that it is ready."""
+    """`ebb serve`, started until it says that it is ready, unless that is waited for later."""
 
-    def __init__(self):
+    def __init__(self, wait=True):
         luns = [f"{DIR}/{name}.img,name={name},size={size}" for name, size in LUNS.items()]
         self.log = open(DIR / "log", "a+", encoding="utf-8")
         self.process = subprocess.Popen(
             [BUILD / "appliance/cli/ebb", "serve", *luns, "--tcmu", "--iscsi", "none", "--nbd", "none", "--metrics", "none",
              "--state", DIR / "state", "--socket", DIR / "ctl", "--log-level", "info"],
             stdout=subprocess.PIPE, stderr=self.log, text=True, start_new_session=True)
+        if wait:
+            self.wait()
+
+    def wait(self):
         lines = iter(self.process.stdout.readline, "")
         assert "ready\n" in lines, "ebb serve ended:\n" + pathlib.Path(self.log.name).read_text()
 
@@ -96,6 +103,28 @@ def under_load(disk, count):
     return ebb, sums
 
 
+def waits_in(pid, function):
+    """Whether a thread of process PID sleeps in that function of the kernel's."""
+    with contextlib.suppress(OSError):  # a thread that has ended
+        return any(function in (t / "stack").read_text() for t in pathlib.Path(f"/proc/{pid}/task").iterdir())
+    return False
+
+
+def removed_while_opened():
+    """Removal has folders of configfs locked and waits for ebbd, which opens the device and needs those folders."""
+    gone = lio.Backstore("gone", LUNS["count"], config="ebb/count", nl_reply_supported=-1)
+    gone.set("nl_reply_supported", 1)
+    held = Ring("gone")  # for this ebbd waits a while
+    ebb = Ebb(wait=False)
+    lio.wait_for("ebbd to open it", lambda: waits_in(ebb.process.pid, "nanosleep"))
+    rmdir = subprocess.Popen(["rmdir", gone.path])
+    lio.wait_for("the kernel to ask", lambda: rmdir.poll() is not None or waits_in(rmdir.pid, "tcmu_device_destroy"))
+    held.close()
+    assert rmdir.wait(120) == 0
+    ebb.wait()
+    return ebb
+
+
 def lost_questions(ebb):
     """ebbd stands still until more messages have come than it can hear, and then hears that it has lost some."""
     before = (DIR / "log").read_text().count("tcmu.netlink ")
@@ -115,7 +144,7 @@ MOUNT.mkdir()
 pathlib.Path("/proc/sys/net/core/rmem_default").write_text("16384")  # ebbd's netlink socket holds but a few messages
 lio.run("modprobe", "-a", "ext4", "crc32c")
 with lio.tcmu("ours"):
-    first = Ebb()
+    first = removed_while_opened()
     made, loop = {n: lio.Backstore(n, size, config=f"ebb/{n}") for n, size in LUNS.items()}, lio.Loop()
     disks = {n: loop.export(b) for n, b in made.items()}
     for backstore in made.values():
