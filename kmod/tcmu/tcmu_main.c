@@ -126,4 +126,4 @@ module_exit(tcmu_exit);
 
 MODULE_DESCRIPTION("LIO backstores served by processes, in memory that grows and shrinks");
 MODULE_LICENSE("GPL");
-MODULE_VERSION(TCMU_VERSION);
+MODULE_VERSION(EBB_VERSION);
