@@ -18,8 +18,8 @@
  *	tcmu_ring	the command ring and our private picture of it
  *	tcmu_data	blocks of the data area for a command; copying
  *	tcmu_cmd	commands from LIO into the ring; waiting for room; deadlines
-	tcmu_finish	commands out of the ring
-	tcmu_tmr	task management
+ *	tcmu_finish	commands out of the ring
+ *	tcmu_tmr	task management
  *	tcmu_shrink	one budget for all data areas; idle, pressure, limit
  *
  * The shared memory, one mapping:

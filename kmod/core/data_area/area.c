@@ -16,9 +16,8 @@
  */
 #include "data_area_private.h"
 
-#define RUN_PAGES                                                                      \
-	4096u /* released at a time, or one block: bounds how long they are out of use \
-	       */
+/* Released at a time, or one block: bounds how long they are out of use. */
+#define RUN_PAGES 4096u
 
 static u64 elapsed(u64 now, u64 then)
 {

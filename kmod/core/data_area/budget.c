@@ -10,8 +10,8 @@
  * 2. Who needs more than there is joins the queue with what it wants. From then on all that becomes
  *    free is charged at once as the *grant* of the head of the queue, until that has all it wants
  *    and is told to try again. So while anybody waits there is no room (charged >= limit), and
- *    nobody can overtake. A new area whose reserve finds no room waits
- *in the same queue and can be used when it has it.
+ *    nobody can overtake. A new area whose reserve finds no room waits in the same queue and can
+ *    be used when it has it.
  *
  *	room -> head: grant += room -> grant == want -> wake -> take: excess += want, grant = 0
  *

@@ -35,8 +35,9 @@
  *		  allocate pages for blocks[reused..n), with no lock of the core held;
  *		  on failure data_area_cancel(those) and data_area_put(the others)
  *	complete: data_area_put(a, blocks, n);
- *	worker:	  ops->serve_soon has it call data_budget_serve(); ops->tick_soon,
- *data_budget_tick() shrinker: data_budget_shrinkable(), data_budget_shrink()
+ *	worker:	  ops->serve_soon has it call data_budget_serve(),
+ *		  ops->tick_soon data_budget_tick()
+ *	shrinker: data_budget_shrinkable(), data_budget_shrink()
  *
  * Locking. An area has a lock, the budget has one; both are the core's own, short, never sleep, and
  * are never asked for from outside, so every function below may be called by any thread, in any

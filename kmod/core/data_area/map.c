@@ -20,7 +20,7 @@
  * promises must not depend on an allocation.
  *
  * The last word may have bits behind the area's end. They look empty, and nobody gets there: no
- *more empty blocks are taken than there are, and the lowest ones first.
+ * more empty blocks are taken than there are, and the lowest ones first.
  *
  * All changes go through set_word().
  */
