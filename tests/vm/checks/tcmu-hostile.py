@@ -57,7 +57,7 @@ def bring_back(disk):
 
     def is_running():
         with contextlib.suppress(OSError):  # refused while it is being worked on
-            lio.write(state, "running")
+            lio.write(state, "running\n")  # with its newline, or it is refused
         return state.read_text() == "running\n"
 
     lio.wait_for(f"{disk} to be back", is_running)
