@@ -117,7 +117,7 @@ class Ebb:
         if wait:
             self.start()
 
-    def start(self, timeout=20):
+    def start(self, timeout=60):
         self.lines = []
         self.proc = subprocess.Popen(self.cmd, stdout=subprocess.PIPE, stderr=self.log, env=self.env,
                                      stdin=subprocess.DEVNULL, bufsize=0)
