@@ -38,11 +38,11 @@ files() { find / -xdev \( -path /proc -o -path /sys -o -path /run -o -path /tmp 
 note_files() { files >/run/files.before; }
 left_behind() {
 	local kept='^/var/lib/ebb(-lio)?(/|$)|^/srv/(two|three)\.img$'
-	local others='^/var/(log|cache|lib/apt|lib/dpkg)/|^/etc/iscsi/' names='webbrowser'
+	local others='^/var/(log|cache|lib/apt|lib/dpkg)/|^/etc/iscsi/' names='webbrowser|^/etc/iscsi/nodes/'
 	files >/run/files.after
 	{
 		comm -13 /run/files.before /run/files.after | grep -Ev "$others"
-		grep -E 'ebb[^/]*$' /run/files.after
+		grep -E 'ebb[^/]*$|/updates/dkms/target_core_user' /run/files.after
 		find /run -xdev -name '*ebb*'
 	} | grep -Ev "$kept|$names" | sort -u | grep .
 }

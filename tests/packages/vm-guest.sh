@@ -115,7 +115,8 @@ expect "the profile is still enforced" confined
 
 expect "logout" iscsiadm -m node --logoutall=all
 expect "the kernel has a backstore" backstore three
-declare_luns "$luns"
+declare_luns "$luns
+tcmu: true"
 expect "a LUN and its export through the kernel go: ebb apply" ebb apply
 expect "and are gone" sh -c "ebb lun list | grep -c online | grep -qx 2"
 expect "the kernel has none" not backstore three
