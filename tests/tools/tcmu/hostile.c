@@ -71,6 +71,8 @@ static void attach(void)
 		usleep(1000); /* the last close may not be over yet */
 	}
 	map = mmap(NULL, map_size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	if (map == MAP_FAILED && errno == EINVAL) /* removed since it was opened */
+		finish();
 	if (map == MAP_FAILED)
 		err(1, "mmap %s", path);
 }
