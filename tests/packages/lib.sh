@@ -38,7 +38,7 @@ files() { find / -xdev \( -path /proc -o -path /sys -o -path /run -o -path /tmp 
 note_files() { files >/run/files.before; }
 left_behind() {
 	local kept='^/var/lib/ebb(-lio)?(/|$)|^/srv/(two|three)\.img$'
-	local others='^/var/(log|cache|lib/apt|lib/dpkg)/|^/etc/iscsi/' names='webbrowser|^/etc/iscsi/nodes/'
+	local others='^/var/(log|cache|lib/apt|lib/dpkg)/|^/etc/iscsi/' names='webbrowser|^/etc/iscsi/'
 	files >/run/files.after
 	{
 		comm -13 /run/files.before /run/files.after | grep -Ev "$others"
