@@ -197,7 +197,8 @@ static const struct backstore *find_backstore(const struct lio *l, int at)
 	struct dirent *e;
 
 	while (dir && !found && (e = readdir(dir)))
-		found = follow(l, at, e->d_name);
+		if (e->d_type == DT_LNK || e->d_type == DT_UNKNOWN)
+			found = follow(l, at, e->d_name);
 	if (dir)
 		closedir(dir);
 	return found;
