@@ -361,6 +361,7 @@ def test_a_busy_target_may_show_what_others_have(service, tree):
     lambda: declare(target([(0, "../a")]), a=lun()),
     lambda: declare(target([("0/../../x", "a")]), a=lun()),
     lambda: declare(target([(0, "a")], iqn="iqn.2026-11.local.ebb:t/../u"), a=lun()),
+    lambda: declare(target([(0, "a")], iqn=".."), a=lun()),
     lambda: declare(target([(0, "a")], portals=["127.0.0.1:3261/.."]), a=lun()),
     lambda: declare(target([(0, "a")], acls=[(f"{HOST}/..", [(0, "a")], None)]), a=lun()),
     lambda: declare(target([(0, "a")], acls=[(HOST, [("0/..", "a")], None)]), a=lun()),

@@ -139,7 +139,7 @@ class State:
 
 def _name(text):
     """Names become folders below configfs, made by root: the daemon, which is not, shall not lead us elsewhere."""
-    if "/" in text:
+    if "/" in text or text in ("", ".", ".."):
         raise RuntimeError(f"not a name: {text!r}")
     return text
 
