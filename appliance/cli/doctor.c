@@ -13,6 +13,7 @@
 #include "cli/doctor.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <getopt.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -20,7 +21,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "base/cleanup.h"
+#include "base/file.h"
 #include "control/json_text.h"
 
 #define DEFAULT_CONFIG "/etc/ebb/ebb.yaml"
@@ -71,12 +72,7 @@ bool doctor_read_line(const struct doctor *d, const char *path, char *buf, size_
 	char full[PATH_SIZE];
 
 	snprintf(full, sizeof(full), "%s%s", d->root, path);
-	_cleanup_fclose_ FILE *f = fopen(full, "re");
-
-	if (!f || !fgets(buf, (int)size, f))
-		return false;
-	buf[strcspn(buf, "\n")] = '\0';
-	return true;
+	return !file_read_line(AT_FDCWD, full, buf, size) && buf[0];
 }
 
 bool doctor_exists(const struct doctor *d, const char *path)
