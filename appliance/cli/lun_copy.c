@@ -13,9 +13,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "base/cleanup.h"
+#include "base/clock.h"
 #include "cli/cli.h"
 #include "cli/progress.h"
 #include "front/port/port_client.h"
@@ -23,7 +23,7 @@
 #define CHUNK	(1u << 20)
 #define THREADS 4u
 #define EXTENTS 16u
-#define LOOK_NS 50000000l
+#define LOOK_NS (50 * NSEC_PER_MSEC)
 
 struct copy {
 	const char *source, *target;
@@ -97,7 +97,7 @@ static int copy_all(struct copy *c, struct progress *p)
 		return -EAGAIN;
 	while (atomic_load(&c->running)) {
 		progress_tell(p, atomic_load(&c->done), c->size);
-		nanosleep(&(struct timespec){.tv_nsec = LOOK_NS}, NULL);
+		clock_pause(LOOK_NS);
 	}
 	while (n)
 		pthread_join(thread[--n], NULL);

@@ -6,12 +6,12 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
-#include <time.h>
 
+#include "base/clock.h"
 #include "cli/cli.h"
 #include "cli/progress.h"
 
-#define ASK_NS 100000000l
+#define ASK_NS (100 * NSEC_PER_MSEC)
 
 static uint64_t number(const json_t *o, const char *key)
 {
@@ -53,7 +53,7 @@ static int watch(const struct cli_options *opt, const char *name)
 	progress_begin(&p);
 	while ((ret = ask(opt, name, &done, &total, &why)) > 0) {
 		progress_tell(&p, done, total);
-		nanosleep(&(struct timespec){.tv_nsec = ASK_NS}, NULL);
+		clock_pause(ASK_NS);
 	}
 	progress_end(&p, !ret, ret ? done : total, total);
 	if (!ret)

@@ -25,7 +25,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "base/cleanup.h"
 #include "base/clock.h"
@@ -192,13 +191,9 @@ static void keep_pace(uint64_t start_ns, uint64_t done)
 {
 	uint64_t due = (uint64_t)((double)done / (double)OVERWRITE_PACE * (double)NSEC_PER_SEC);
 	uint64_t now = clock_now_ns() - start_ns;
-	struct timespec ts;
 
-	if (due <= now)
-		return;
-	ts.tv_sec = (time_t)((due - now) / NSEC_PER_SEC);
-	ts.tv_nsec = (long)((due - now) % NSEC_PER_SEC);
-	nanosleep(&ts, NULL);
+	if (due > now)
+		clock_pause(due - now);
 }
 
 static int overwrite_pass(struct scsi_sanitize *sz, uint8_t *buf, uint64_t size)

@@ -301,11 +301,9 @@ static int ebb_handle_cmd(struct tcmu_device *dev, struct tcmur_cmd *cmd)
 /** Whether to try again after @error: in the first moments of the runner, if there is no daemon. */
 static bool try_again(int error)
 {
-	struct timespec pause = {.tv_nsec = START_PAUSE_NS};
-
 	if (error != -EHOSTDOWN || clock_now_ns() >= patience_until)
 		return false;
-	nanosleep(&pause, NULL);
+	clock_pause(START_PAUSE_NS);
 	return true;
 }
 

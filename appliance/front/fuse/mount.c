@@ -186,12 +186,10 @@ uint64_t mount_deadline(void)
 
 bool mount_try_again(struct mount *m, fuse_req_t req, int err, uint64_t deadline)
 {
-	struct timespec pause = {.tv_nsec = RETRY_MS * NSEC_PER_MSEC};
-
 	if (err != -EHOSTDOWN || clock_now_ns() >= deadline || fuse_session_exited(m->se) ||
 	    fuse_req_interrupted(req))
 		return false;
-	nanosleep(&pause, NULL);
+	clock_pause(RETRY_MS * NSEC_PER_MSEC);
 	return true;
 }
 

@@ -8,7 +8,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "base/cleanup.h"
@@ -79,12 +78,11 @@ static int map_size(unsigned minor, size_t *ret_size)
 static int open_patiently(const char *path)
 {
 	uint64_t end = clock_now_ns() + BUSY_NS;
-	struct timespec pause = {.tv_nsec = BUSY_PAUSE_NS};
 	int fd;
 
 	while ((fd = open(path, O_RDWR | O_CLOEXEC | O_NONBLOCK)) < 0 && errno == EBUSY &&
 	       clock_now_ns() < end)
-		nanosleep(&pause, NULL);
+		clock_pause(BUSY_PAUSE_NS);
 	return fd < 0 ? -errno : fd;
 }
 
